@@ -1,0 +1,93 @@
+"""The words that a configuration may use where only a few are valid. `settings` offers them all again."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Role(Enum):
+    """What a party does in a session."""
+
+    data_owner = "data_owner"
+    model_owner = "model_owner"
+    compute = "compute"
+    dealer = "dealer"
+    receiver = "receiver"
+
+
+class ProtocolName(Enum):
+    """How the compute parties compute."""
+
+    beaver = "beaver"
+    insecure_simulation = "insecure_simulation"
+
+
+class RandomnessMode(Enum):
+    """How correlated randomness reaches the compute parties."""
+
+    on_demand = "on_demand"
+
+
+class DataKind(Enum):
+    """Where images come from."""
+
+    phantoms = "phantoms"
+    dicom = "dicom"
+    medmnist = "medmnist"
+
+
+class PartitionKind(Enum):
+    """How one data set is divided over the data owners."""
+
+    even = "even"
+    site = "site"
+    fraction = "fraction"
+    label_skew = "label_skew"
+    private = "private"
+
+
+class Frames(Enum):
+    """Which frames of a multi-frame object become images."""
+
+    first = "first"
+    middle = "middle"
+    all = "all"
+
+
+class Invalid(Enum):
+    """What to do with a file that cannot be used."""
+
+    refuse = "refuse"
+    skip = "skip"
+
+
+class TaskKind(Enum):
+    """What the parties do together."""
+
+    infer = "infer"
+    train = "train"
+
+
+class Loss(Enum):
+    """Training losses."""
+
+    cross_entropy = "cross_entropy"
+    binary_cross_entropy = "binary_cross_entropy"
+    mse = "mse"
+
+
+class WeightsSource(Enum):
+    """Where the model's weights come from: a public seed, the owner's file, plaintext pre-training, or share files."""
+
+    seed = "seed"
+    file = "file"
+    pretrain = "pretrain"
+    shares = "shares"
+
+
+REVEALABLE = ("logits", "predictions", "metrics", "loss", "weights", "epoch")
+IMAGE_OWNER = "image_owner"
+SPLITS = ("train", "val", "test")
+
+# The values of the policy that a task produces: what else a policy names is never asked for.
+PRODUCED = {TaskKind.infer: ("logits", "predictions", "metrics"), TaskKind.train: REVEALABLE}

@@ -1,0 +1,123 @@
+"""Read manifest.csv, the list of images in a folder of DICOM files.
+
+Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index), ``patient`` (any
+pseudonym), ``split`` (train, val or test), and optionally ``site``; other columns are subgroups, left alone here.
+
+Messages name rows as a spreadsheet counts them (the header is row 1) and files, but quote no other cell: they travel.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpc_imaging.data.rows import Row
+from mpc_imaging.errors import DataError
+from mpc_imaging.settings import SPLITS
+
+NAME = "manifest.csv"
+REQUIRED = ("file", "label", "patient", "split")
+
+
+def read_manifest(folder: Path, class_names: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Return the usable rows, and one line for each row that names no label or repeats a file (its first row is kept).
+
+    Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
+
+    Raises:
+        DataError: the manifest is missing, or says something that cannot be meant; every problem is listed at once.
+    """
+    lines = _read_lines(folder)
+    problems: dict[str, list[int]] = defaultdict(list)
+    rejected: list[str] = []
+    rows: list[Row] = []
+    first_row: dict[Path, int] = {}
+    root = folder.resolve()
+    for number, cells in lines:
+        wrong, label = _problems(cells, class_names)
+        path = (root / cells["file"]).resolve()
+        if not path.is_relative_to(root):
+            wrong.append("file is outside the folder of the manifest: write a path below it")
+        for problem in wrong:
+            problems[problem].append(number)
+        if not cells["label"]:
+            rejected.append(f"row {number}, {cells['file']}: it has no label")
+        elif path in first_row:
+            rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
+        elif not wrong and label is not None:
+            rows.append(Row(number, cells["split"], label, cells["patient"], cells.get("site", ""), cells["file"]))
+        first_row.setdefault(path, number)
+
+    found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
+    if found:
+        missing = [
+            f"row {row.number}, {row.file}: there is no such file" for row in rows if not (root / row.file).is_file()
+        ]
+        raise DataError([f"{folder / NAME}: {problem}" for problem in found] + missing + rejected)
+    return rows, rejected
+
+
+def name_rows(numbers: Sequence[int]) -> str:
+    """Name rows in an error: all of a few, or the first ones of many."""
+    shown = ", ".join(map(str, numbers[:8]))
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}" + (f" … ({len(numbers)} rows)" if len(numbers) > 8 else "")
+
+
+def _read_lines(folder: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return (row number, stripped cells by column) of every row that is not empty."""
+    path = folder / NAME
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            table = [[cell.strip() for cell in line] for line in csv.reader(stream)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            [
+                f"{path}: cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
+                f"{', '.join(REQUIRED)}"
+            ]
+        ) from None
+    columns = [name.lower() for name in table[0]] if table else []
+    problems = [f"{path}: there is no column '{name}'" for name in REQUIRED if name not in columns]
+    problems += [
+        f"{path}: the column '{name}' appears twice" for name in (*REQUIRED, "site") if columns.count(name) > 1
+    ]
+    if problems:
+        raise DataError(problems)
+    lines = [(number, line) for number, line in enumerate(table[1:], start=2) if any(line)]
+    return [(number, dict(zip(columns, line + [""] * len(columns), strict=False))) for number, line in lines]
+
+
+def _problems(cells: dict[str, str], class_names: Sequence[str]) -> tuple[list[str], int | None]:
+    """Check one row: what is wrong with it, and its class index."""
+    wrong = []
+    if not cells["file"]:
+        wrong.append("file is empty")
+    if not cells["patient"]:
+        wrong.append("patient is empty: write a pseudonym, so that no patient ends up in two splits")
+    if cells["split"] not in SPLITS:
+        wrong.append(f"split must be one of {', '.join(SPLITS)}")
+    label = _label(cells["label"], class_names)
+    if cells["label"] and label is None:
+        wrong.append(f"label must be one of data.class_names ({', '.join(class_names)}) or 0 to {len(class_names) - 1}")
+    return wrong, label
+
+
+def _label(cell: str, class_names: Sequence[str]) -> int | None:
+    if cell in class_names:
+        return list(class_names).index(cell)
+    return int(cell) if cell.isascii() and cell.isdigit() and int(cell) < len(class_names) else None
+
+
+def _leaks(rows: Sequence[Row]) -> list[str]:
+    """Name the rows of every patient who is in more than one split."""
+    by_patient: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_patient[row.patient].append(row)
+    return [
+        f"{name_rows([row.number for row in same])}: one patient in several splits "
+        f"({', '.join(split for split in SPLITS if split in {row.split for row in same})}): keep each in one"
+        for same in by_patient.values()
+        if len({row.split for row in same}) > 1
+    ]

@@ -1,0 +1,137 @@
+"""MedMNIST's .npz files: found by path or downloaded, then read row by row.
+
+A file holds ``<split>_images``, uint8 (N, H, W) or (N, H, W, 3), and ``<split>_labels``, integers (N,) or (N, 1).
+MedMNIST publishes no patients, so each image counts as its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from mpc_imaging.data.images import match_channels
+from mpc_imaging.data.rows import Row
+from mpc_imaging.errors import DataError
+
+_SIZES = (28, 64, 128, 224)
+_CACHE = Path("~/.medmnist")
+
+
+def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str]) -> list[Row]:
+    """Return a row for every image of ``splits``, from the labels alone; a split that the file lacks has none.
+
+    Raises:
+        DataError: no such file, no MedMNIST file, several labels per image, or labels without a name.
+    """
+    problems: list[str] = []
+    rows: list[Row] = []
+    with _open(path) as archive:
+        if not any(f"{split}_labels" in archive for split in splits):
+            expected = " or ".join(f"{split}_labels" for split in splits)
+            raise DataError([f"{path}: there is no {expected} in it: give a MedMNIST classification file"])
+        for split in splits:
+            if f"{split}_labels" not in archive:
+                continue
+            labels = _member(archive, path, f"{split}_labels")
+            problem = _label_problem(labels, len(class_names))
+            if problem:
+                problems.append(f"{path}, {split}_labels: {problem}")
+                continue
+            values = enumerate(labels.reshape(-1).tolist())
+            rows += [Row(index, split, label, patient=f"{split}-{index}") for index, label in values]
+    if problems:
+        raise DataError(problems)
+    return rows
+
+
+def read_images(path: Path, split: str, index: Sequence[int], channels: int) -> np.ndarray:
+    """Return the images ``index`` of a split: float32 (len(index), channels, H, W) in [0, 1]. The others are not kept.
+
+    Raises:
+        DataError: the images are not 8-bit pictures in grey or RGB, or fewer than the labels.
+    """
+    with _open(path) as archive:
+        images = _member(archive, path, f"{split}_images")
+    grey = images.ndim == 3
+    if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[-1] == 3)):
+        raise DataError(
+            [
+                f"{path}, {split}_images: {images.dtype} {images.shape} is not uint8 (N, H, W) or (N, H, W, 3): "
+                "volumes are not supported, give a 2-D MedMNIST set"
+            ]
+        )
+    if len(index) and max(index) >= len(images):
+        raise DataError([f"{path}: {split}_images has {len(images)} images, fewer than {split}_labels: get it again"])
+    own = images[np.asarray(index, dtype=np.int64)]
+    own = own[:, np.newaxis] if grey else np.moveaxis(own, -1, 1)
+    return match_channels(own.astype(np.float32) / 255, channels)
+
+
+def download(dataset: str, image_size: int) -> Path:
+    """Return the .npz file of a MedMNIST set, downloaded once by the ``medmnist`` package into ~/.medmnist.
+
+    Of the published sizes (28, 64, 128, 224) it is the smallest that is not below ``image_size``.
+
+    Raises:
+        DataError: medmnist is not installed, knows no such set, or cannot download it.
+    """
+    size = next((size for size in _SIZES if size >= image_size), _SIZES[-1])
+    path = _CACHE.expanduser() / (f"{dataset}.npz" if size == 28 else f"{dataset}_{size}.npz")
+    if path.is_file():
+        return path
+
+    def refusal(problem: str) -> DataError:
+        return DataError([f"data.dataset={dataset} {problem}, or give the file by data.path"])
+
+    try:
+        import medmnist  # optional, and it imports torchvision
+    except ImportError:
+        raise refusal(f"is not in {_CACHE} and medmnist is not installed: pip install medmnist") from None
+    if dataset not in medmnist.INFO:
+        raise refusal(f"is no MedMNIST set: write one of {', '.join(medmnist.INFO)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several parties may download at once: each into a folder of its own, then moved into place in one step.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            getattr(medmnist, medmnist.INFO[dataset]["python_class"])("test", download=True, root=folder, size=size)
+        except Exception as error:  # medmnist catches and raises anything
+            raise refusal(f"could not be downloaded ({type(error).__name__}): check the network") from None
+        (Path(folder) / path.name).replace(path)
+    return path
+
+
+def _open(path: Path) -> NpzFile:
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError([f"{path}: there is no such file: correct data.path"]) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        archive = None
+    if not isinstance(archive, NpzFile):
+        raise DataError([f"{path}: it is not an .npz file: give a MedMNIST file by data.path"])
+    return archive
+
+
+def _member(archive: NpzFile, path: Path, key: str) -> np.ndarray:
+    try:
+        return archive[key]
+    except KeyError:
+        raise DataError([f"{path}: there is no {key} in it: give a MedMNIST classification file"]) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError([f"{path}, {key}: it cannot be read ({type(error).__name__}): get the file again"]) from None
+
+
+def _label_problem(labels: np.ndarray, num_classes: int) -> str | None:
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return f"{labels.shape[1]} labels per image (a multi-label set) are not supported: give a set with one"
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
+        return f"{labels.dtype} of shape {labels.shape} are no class indices of shape (N,) or (N, 1)"
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        span = f"{labels.min()} to {labels.max()}"
+        return f"labels run from {span} but data.class_names has {num_classes} names: name every class"
+    return None

@@ -1,0 +1,45 @@
+"""Rows: what is known of an image before its pixels are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a data set.
+
+    ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
+    split of an .npz file. ``patient`` and ``site`` never leave the party's process.
+    """
+
+    number: int
+    split: str
+    label: int
+    patient: str = field(repr=False)
+    site: str = ""
+    file: str = ""
+
+
+def shuffle_key(seed: int, *names: object) -> bytes:
+    """Order things at random, alike on every machine; numpy's shuffles may change between its versions."""
+    return hashlib.sha256("\0".join(map(str, (seed, *names))).encode()).digest()
+
+
+def subset(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
+    """Keep at most ``limit`` rows of one split, in their order, drawn by ``seed``; the classes keep their balance."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    by_label: dict[int, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: shuffle_key(seed, "subset", row.split, row.number)):
+        by_label[row.label].append(row)
+    exact = {label: limit * len(members) / len(rows) for label, members in by_label.items()}
+    quota = {label: int(share) for label, share in exact.items()}
+    largest_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
+    for label in largest_remainder[: limit - sum(quota.values())]:
+        quota[label] += 1
+    kept = {row.number for label, members in by_label.items() for row in members[: quota[label]]}
+    return [row for row in rows if row.number in kept]

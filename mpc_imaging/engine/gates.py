@@ -1,0 +1,258 @@
+"""CrypTen's tensor methods, on this package's protocols. `install` puts them into CrypTen's classes.
+
+Each function has the name and signature of the CrypTen method that it replaces and works on whatever context is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from mpc_imaging.engine import compat
+from mpc_imaging.engine.tensors import from_share
+from mpc_imaging.protocols import bilinear, compare, tournament, truncate
+from mpc_imaging.protocols.context import Context
+from mpc_imaging.randomness.ring import BilinearOp
+
+compat.load()
+
+from crypten.encoder import FixedPointEncoder  # noqa: E402
+from crypten.mpc import MPCTensor  # noqa: E402
+from crypten.mpc.primitives import ArithmeticSharedTensor  # noqa: E402
+
+# Padding of a max-pool window: smaller than every activation, and far enough from 2**63 that differences do not wrap.
+PAD_VALUE = -(2**60)
+
+_context: Context | None = None
+
+
+def context() -> Context:
+    """The installed context; `install.install` sets it."""
+    if _context is None:
+        raise RuntimeError("no secure session: call mpc_imaging.engine.install first")
+    return _context
+
+
+def set_context(ctx: Context | None) -> None:
+    """Used by `install` alone."""
+    global _context
+    _context = ctx
+
+
+def _like(share: torch.Tensor, x: MPCTensor) -> MPCTensor:
+    result = from_share(share)
+    result.encoder = x.encoder
+    return result
+
+
+# crypten.mpc.primitives.beaver, as `ArithmeticSharedTensor` calls it
+
+
+def _pairs(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    return (value,) * count if isinstance(value, int) else tuple(value)
+
+
+def _product(name: str):
+    dims = {"1": 1, "2": 2}.get(name[-2:-1], 0)
+
+    def function(x, y, **kwargs):
+        params = {k: v if k == "groups" else _pairs(v, dims) for k, v in kwargs.items() if v is not None}
+        op = BilinearOp(name, tuple(sorted(params.items())))
+        return ArithmeticSharedTensor.from_shares(bilinear.multiply(context(), op, x.share, y.share), precision=0)
+
+    function.__name__ = name
+    return function
+
+
+mul, matmul, conv1d, conv2d, conv_transpose1d, conv_transpose2d = map(
+    _product, ("mul", "matmul", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
+)
+
+
+def square(x):
+    """Share of x * x, not truncated."""
+    return ArithmeticSharedTensor.from_shares(bilinear.square(context(), x.share), precision=x.encoder._precision_bits)
+
+
+# ArithmeticSharedTensor
+
+
+def div_(self, y):
+    """Division in place by a public value: whole numbers by stochastic truncation, anything else by the reciprocal."""
+    if torch.is_tensor(y) and y.is_floating_point() and bool((y.frac() == 0).all()):
+        y = y.long()
+    if isinstance(y, float) and y.is_integer():
+        y = int(y)
+    if torch.is_tensor(y) and not y.is_floating_point():
+        values = set(y.flatten().tolist())
+        if len(values) == 1:
+            y = values.pop()
+    if isinstance(y, int):
+        self.share = truncate.divide(context(), self.share, y)
+        return self
+    reciprocal = 1.0 / y if isinstance(y, float) else y.double().reciprocal()
+    return self.mul_(torch.as_tensor(reciprocal))
+
+
+# MPCTensor
+
+
+def _ltz(self):
+    """[x < 0] as an integer 0 or 1."""
+    return from_share(compare.less_than_zero(context(), self.share).bit(), 0)
+
+
+def eq(self, y):
+    """[x == y], from two comparisons."""
+    return 1 - ne(self, y)
+
+
+def ne(self, y):
+    """[x != y]: x - y is negative, or y - x is."""
+    difference = (self - y).share
+    bit = compare.less_than_zero(context(), torch.stack([difference, -difference])).bit()
+    return from_share(bit.sum(0), 0)
+
+
+def relu(self):
+    """max(x, 0), exactly."""
+    return _like(compare.relu(context(), self.share)[0], self)
+
+
+def relu_with_bit(x: MPCTensor) -> tuple[MPCTensor, MPCTensor]:
+    """ReLU, and [x >= 0] for its gradient."""
+    y, sign = compare.relu(context(), x.share)
+    return _like(y, x), 1 - from_share(sign.bit(), 0)
+
+
+def hardtanh_with_bit(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, MPCTensor]:
+    """min(max(x, low), high), and [low <= x < high] for its gradient; both comparisons in the same rounds."""
+    stacked = torch.stack([(x - low).share, (x - high).share])
+    y, sign = compare.relu(context(), stacked)
+    below, above = from_share(sign.bit(), 0).share
+    return _like(y[0] - y[1], x) + low, from_share(above - below, 0)
+
+
+def hardtanh(self, min_value=-1, max_value=1):
+    """min(max(x, min_value), max_value)."""
+    return hardtanh_with_bit(self, min_value, max_value)[0]
+
+
+def abs_(self):
+    """|x|, exactly: x - 2 b x."""
+    sign = compare.less_than_zero(context(), self.share)
+    return _like(self.share - 2 * sign.select(self.share), self)
+
+
+def maximum(self, dim=None, keepdim=False, one_hot=True):
+    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins."""
+    ctx = context()
+    share = self.share.flatten() if dim is None else self.share
+    axis = 0 if dim is None else dim % share.dim()
+    value, levels = tournament.maximum(ctx, share, axis)
+    if dim is None:
+        return _like(value.reshape(()), self)
+    ones = torch.ones_like(value) if ctx.first else torch.zeros_like(value)
+    hot = tournament.distribute(ctx, ones, levels, axis)
+    if not one_hot:
+        index = torch.arange(hot.shape[axis]).view([-1 if i == axis else 1 for i in range(hot.dim())])
+        hot = (hot * index).sum(axis, keepdim=keepdim)
+    return _like(value if keepdim else value.squeeze(axis), self), from_share(hot, 0)
+
+
+def argmax(self, dim=None, keepdim=False, one_hot=True):
+    """One-hot (or index) of the maximum; the first of equal values wins."""
+    if dim is not None:
+        return maximum(self, dim, keepdim, one_hot)[1]
+    flat = maximum(_like(self.share.flatten(), self), 0, keepdim, one_hot)[1]
+    return from_share(flat.share.view(self.size()), 0) if one_hot else flat
+
+
+class Windows:
+    """The windows of a 2-d pooling: how (N, C, H, W) becomes (N, C, kh * kw, H', W'), and the way back."""
+
+    def __init__(self, size: torch.Size, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> None:
+        self.kernel = _pairs(kernel_size, 2)
+        self.stride = self.kernel if stride is None else _pairs(stride, 2)
+        self.padding, self.dilation = _pairs(padding, 2), _pairs(dilation, 2)
+        self.size = size
+        self.out, self.extra = [], []
+        for i in (0, 1):
+            reach = self.dilation[i] * (self.kernel[i] - 1) + 1
+            room = size[2 + i] + 2 * self.padding[i] - reach
+            count = room // self.stride[i] + 1
+            if ceil_mode and room % self.stride[i] and count * self.stride[i] < size[2 + i] + self.padding[i]:
+                count += 1
+            self.out.append(count)
+            self.extra.append(max(0, (count - 1) * self.stride[i] + reach - size[2 + i] - 2 * self.padding[i]))
+
+    def _pads(self) -> tuple[int, int, int, int]:
+        (top, left), (bottom, right) = self.padding, self.extra
+        return (left, left + right, top, top + bottom)
+
+    def gather(self, x: torch.Tensor, value: int) -> torch.Tensor:
+        """(N, C, kh * kw, H', W') from (N, C, H, W), padded with the same `value` in every share's sum."""
+        x = F.pad(x, self._pads(), value=value)
+        parts = [x[:, :, rows, cols] for rows, cols in self._slices()]
+        return torch.stack(parts, 2)
+
+    def scatter(self, windows: torch.Tensor) -> torch.Tensor:
+        """The transpose of `gather`: windows are added up at the places that they came from."""
+        left, right, top, bottom = self._pads()
+        n, c, h, w = self.size
+        x = windows.new_zeros(n, c, h + top + bottom, w + left + right)
+        for i, (rows, cols) in enumerate(self._slices()):
+            x[:, :, rows, cols] += windows[:, :, i]
+        return x[:, :, top : top + h, left : left + w].contiguous()
+
+    def _slices(self) -> list[tuple[slice, slice]]:
+        def along(axis: int, offset: int) -> slice:
+            start = offset * self.dilation[axis]
+            return slice(start, start + (self.out[axis] - 1) * self.stride[axis] + 1, self.stride[axis])
+
+        return [(along(0, i), along(1, j)) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
+
+
+def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[tournament.Level]]:
+    """Max-pool, and the comparisons that its gradient needs."""
+    ctx = context()
+    gathered = windows.gather(x.share, PAD_VALUE if ctx.first else 0)
+    value, levels = tournament.maximum(ctx, gathered, 2)
+    return _like(value.squeeze(2), x), levels
+
+
+def max_pool2d(self, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
+    """2-d max-pool; `return_indices` gives one-hot windows as CrypTen does, (N, C, H', W', kh, kw)."""
+    windows = Windows(self.size(), kernel_size, stride, padding, dilation, ceil_mode)
+    value, levels = max_pool_levels(self, windows)
+    if not return_indices:
+        return value
+    ctx = context()
+    ones = torch.ones_like(value.share) if ctx.first else torch.zeros_like(value.share)
+    hot = tournament.distribute(ctx, ones.unsqueeze(2), levels, 2)
+    hot = hot.permute(0, 1, 3, 4, 2).reshape(*value.size(), *windows.kernel)
+    return value, from_share(hot, 0)
+
+
+# FixedPointEncoder
+
+
+def encode(self, x, device=None):
+    """Round to nearest, where CrypTen truncates toward zero."""
+    if isinstance(x, (int, float)):
+        return torch.tensor(round(x * self._scale))
+    if isinstance(x, list):
+        x = torch.tensor(x)
+    if torch.is_tensor(x):
+        return torch.round(x.double() * self._scale).long() if x.is_floating_point() else self._scale * x.long()
+    return _stock_encode(self, x, device)
+
+
+def decode(self, tensor):
+    """The nearest float, where CrypTen is off by one for some negative values."""
+    return None if tensor is None else (tensor.double() / self._scale).float()
+
+
+_stock_encode = FixedPointEncoder.encode

@@ -1,0 +1,69 @@
+"""Typed errors. Every message is one line that says what is wrong, where, and what to write instead.
+
+Messages are shown to users, written to logs and sent to peers: they must never carry patient data or share contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MPCImagingError(Exception):
+    """Base of everything that the package raises on purpose."""
+
+    exit_code = 1
+
+
+class ProblemsError(MPCImagingError):
+    """Several problems found in one pass; ``problems`` holds one line for each."""
+
+    what = "problems"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        heading = f"{len(self.problems)} {self.what}" if len(self.problems) != 1 else f"1 {self.what.rstrip('s')}"
+        super().__init__(f"{heading}: " + "; ".join(self.problems))
+
+
+class ConfigError(ProblemsError):
+    """The configuration cannot be run."""
+
+    what = "configuration problems"
+
+
+class DataError(ProblemsError):
+    """Files or manifests that cannot be used; every file is named with its reason."""
+
+    what = "data problems"
+
+
+class ModelError(ProblemsError):
+    """Layers that cannot run on shares, each with the reason and a substitute."""
+
+    what = "model problems"
+
+
+class PolicyError(MPCImagingError):
+    """A reveal that the policy does not allow."""
+
+
+class SessionError(MPCImagingError):
+    """Parties that do not agree on what to run."""
+
+
+class RandomnessError(MPCImagingError):
+    """Correlated randomness that is missing, mismatched or already used."""
+
+
+class EncodingError(MPCImagingError):
+    """A value that the fixed-point encoding cannot hold."""
+
+
+class TransportError(MPCImagingError):
+    """A connection or a frame that cannot be trusted; names both parties and the step."""
+
+
+class PeerLostError(TransportError):
+    """A peer vanished, was silent for too long, or ended the session. Rarely the cause: look at that peer's own message."""
+
+    exit_code = 3

@@ -1,0 +1,106 @@
+"""Build the model that the configuration names: any class or function that returns a torch module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpc_imaging.errors import ConfigError
+from mpc_imaging.models.weights import load_weights, nearest, save_weights
+from mpc_imaging.settings import ModelSettings
+
+__all__ = ["build", "load_weights", "save_weights"]
+
+
+def build(model: ModelSettings, seed: int) -> nn.Module:
+    """The model in eval mode, initialised from the public seed; torch's global generators stay as they are.
+
+    Raises `ConfigError` for a target that does not exist or arguments that it does not take, with the nearest names.
+    """
+    target = _find(model._target_)
+    kwargs = dict(model.kwargs)
+    problems = _argument_problems(target, model._target_, kwargs)
+    if problems:
+        raise ConfigError(problems)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        try:
+            module = target(**kwargs)
+        except Exception as error:  # the target is the user's code: it may raise anything
+            raise ConfigError([_construction_problem(target, model._target_, error)]) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError([f"model._target_={model._target_} returns {type(module).__name__}, not a torch.nn.Module"])
+    return module.eval()
+
+
+def _find(path: str) -> Callable[..., Any]:
+    """The class or function with a dotted name; only the modules in that name are imported."""
+    parts = path.split(".")
+    if len(parts) < 2 or not all(parts):
+        raise ConfigError(
+            [f"model._target_={path!r} is no dotted name: write one like mpc_imaging.models.zoo.SmallCNN"]
+        )
+    found: Any = _import(parts[0], path, None)
+    for depth, name in enumerate(parts[1:], start=1):
+        if not hasattr(found, name):
+            if not isinstance(found, ModuleType):
+                raise ConfigError([f"model._target_={path}: {'.'.join(parts[:depth])} has no {name}"])
+            found = _import(".".join(parts[: depth + 1]), path, found)
+        else:
+            found = getattr(found, name)
+    if not callable(found):
+        raise ConfigError([f"model._target_={path} is a {type(found).__name__}: name a class or function"])
+    return found
+
+
+def _import(name: str, path: str, parent: ModuleType | None) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name and not name.startswith(f"{error.name}."):
+            raise ConfigError([f"model._target_={path}: importing {name} failed: {error}"]) from error
+    except Exception as error:  # importing runs the user's code
+        raise ConfigError(
+            [f"model._target_={path}: importing {name} failed: {type(error).__name__}: {error}"]
+        ) from error
+    last = name.rpartition(".")[2]
+    if parent is None:
+        known = [module.name for module in pkgutil.iter_modules()]
+        raise ConfigError([f"model._target_={path}: there is no module {name}{nearest(last, known)}"])
+    known = [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", []))]
+    known += [key for key, value in vars(parent).items() if callable(value) and not key.startswith("_")]
+    raise ConfigError([f"model._target_={path}: {parent.__name__} has no {last}{nearest(last, known)}"])
+
+
+def _argument_problems(target: Callable[..., Any], path: str, kwargs: dict[str, Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # a builtin without a signature; calling it tells
+        return []
+    named = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    problems = []
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        problems += [f"model.kwargs.{name}: {path} has no such argument{nearest(name, named)}"
+                     for name in kwargs if name not in named]  # fmt: skip
+    required = [name for name in parameters if name in named and parameters[name].default is inspect.Parameter.empty]
+    problems += [f"model.kwargs.{name} is missing: {path} requires it" for name in required if name not in kwargs]
+    return problems
+
+
+def _construction_problem(target: Callable[..., Any], path: str, error: Exception) -> str:
+    """One line for an error of the target itself. Functions such as resnet18 pass unknown arguments on to a class."""
+    unknown = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if isinstance(error, TypeError) and unknown:
+        owner = getattr(inspect.unwrap(target), "__globals__", {}).get(unknown[1])
+        named = list(inspect.signature(owner).parameters) if callable(owner) else []
+        return f"model.kwargs.{unknown[2]}: {path} has no such argument{nearest(unknown[2], named)}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"model.kwargs: {path} cannot be built with them: {type(error).__name__}: {first}"

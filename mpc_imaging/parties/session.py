@@ -1,0 +1,139 @@
+"""A session: connected parties that agree on what they run, and the keys that each pair of them shares.
+
+Every party links to every compute party. The handshake compares the version of the package and a digest of each public section of the
+settings, so that a mismatch is named before anything is shared, and agrees on a key with each peer inside the TLS connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import socket
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+import mpc_imaging
+from mpc_imaging.errors import MPCImagingError, SessionError
+from mpc_imaging.parties.ledger import Ledger
+from mpc_imaging.randomness.streams import KEY_BYTES, Stream, derive_key
+from mpc_imaging.settings import Settings, public_digests, split_address
+from mpc_imaging.transport.certificates import Credentials
+from mpc_imaging.transport.mesh import Mesh
+
+
+# Where a peer may rightly be silent for long (it trains in plaintext, or the others compute): wait as long as it lives.
+PATIENT_S = math.inf
+
+
+class Session:
+    """One party's side of a session. Use as a context manager: an error inside tells all peers its cause and ends the session."""
+
+    def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger) -> None:
+        self.settings, self.mesh, self.ledger = settings, mesh, ledger
+        self.me = mesh.me
+        self.compute = settings.compute_parties()
+        self.rank = self.compute.index(self.me) if self.me in self.compute else None
+        self._keys = _handshake(settings, mesh)
+        self._streams: dict[tuple[str, str], Stream] = {}
+        ledger.write(
+            "session",
+            session=mesh.session_id.hex(),
+            party=self.me,
+            peers=list(mesh.peers),
+            version=mpc_imaging.__version__,
+            settings=public_digests(settings),
+            policy=settings.policy.reveal,
+        )
+
+    @classmethod
+    def open(
+        cls, settings: Settings, me: str, folder: Path, certificates: Path, listener: socket.socket | None = None
+    ) -> Session:
+        """Connect to all peers of `me` and shake hands. `folder` gets the ledger.
+
+        Raises `TransportError` for peers that are missing or not who they should be, `SessionError` for peers that run something
+        else.
+        """
+        order = list(settings.topology.parties)
+        compute = settings.compute_parties()
+        links = [name for name in order if name != me] if me in compute else compute
+        mesh = Mesh.connect(
+            me=me,
+            order=order,
+            links=links,
+            addresses={name: split_address(party.address) for name, party in settings.topology.parties.items()},
+            credentials=Credentials(certificates),
+            listener=listener,
+            connect_timeout_s=settings.transport.connect_timeout_s,
+            timeout_s=settings.transport.timeout_s,
+            leader=compute[0],
+        )
+        try:
+            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"))
+        except MPCImagingError as error:
+            mesh.abort(str(error))
+            raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.ledger.write("end", session=self.mesh.session_id.hex())
+            self.mesh.close()
+            return
+        # What an unexpected exception says is not known to be free of data: peers learn its type only.
+        cause = str(error) if isinstance(error, MPCImagingError) else f"{type(error).__name__} at {self.me}; see its log"
+        with contextlib.suppress(OSError):
+            self.ledger.write("abort", session=self.mesh.session_id.hex(), cause=cause)
+        self.mesh.abort(cause)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first compute party."""
+        return self.rank == 0
+
+    def stream(self, peer: str, purpose: str) -> Stream:
+        """The keystream that this party and `peer` share for one purpose; both must draw from it in the same order."""
+        if (peer, purpose) not in self._streams:
+            self._streams[peer, purpose] = Stream(derive_key(self._keys[peer], self.mesh.session_id, purpose))
+        return self._streams[peer, purpose]
+
+    def zero_share(self, shape: torch.Size) -> torch.Tensor:
+        """This compute party's part of a fresh random sharing of zero: int64 of `shape`."""
+        share = torch.zeros(shape, dtype=torch.int64)
+        for rank, name in enumerate(self.compute):
+            if name != self.me:
+                part = self.stream(name, "zero").ring(shape)
+                share += part if self.rank < rank else -part
+        return share
+
+
+def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
+    """Compare settings with every peer; the key shared with each."""
+    mine = {name: secrets.token_bytes(KEY_BYTES) for name in mesh.peers}
+    digests = public_digests(settings)
+    for name in mesh.peers:
+        mesh.send_json(name, {"version": mpc_imaging.__version__, "settings": digests, "nonce": mine[name].hex()})
+    keys = {}
+    for name in mesh.peers:
+        hello = mesh.receive_json(name)
+        try:
+            version, theirs, nonce = hello["version"], dict(hello["settings"]), bytes.fromhex(hello["nonce"])
+        except (TypeError, KeyError, ValueError):
+            raise SessionError(f"{name} does not speak this package's handshake; update it or {mesh.me}") from None
+        if version != mpc_imaging.__version__:
+            raise SessionError(f"{name} runs version {version} and {mesh.me} {mpc_imaging.__version__}; install the same")
+        different = sorted(key for key in digests.keys() | theirs.keys() if digests.get(key) != theirs.get(key))
+        if different:
+            raise SessionError(
+                f"{name} and {mesh.me} run different settings in: {', '.join(different)}; compare both with --cfg job"
+            )
+        if len(nonce) != KEY_BYTES:
+            raise SessionError(f"{name} sent a nonce of {len(nonce)} bytes to {mesh.me}, not {KEY_BYTES}")
+        first, second = sorted([(mesh.me, mine[name]), (name, nonce)])
+        keys[name] = derive_key(first[1] + second[1], mesh.session_id, f"pair {first[0]} {second[0]}")
+    return keys

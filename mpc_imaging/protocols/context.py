@@ -1,0 +1,70 @@
+"""What a protocol step needs: a channel to the other compute parties and a provider of correlated randomness."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mpc_imaging.randomness.provider import Provider
+
+
+class Channel(Protocol):
+    """Opens masked values: every party learns the sum (ring) or exclusive-or (bits) of all shares, in one round."""
+
+    rank: int
+    parties: int
+
+    def open_ring(self, shares: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """int64 tensors of any shapes, opened together."""
+
+    def open_bits(self, shares: np.ndarray) -> np.ndarray:
+        """Packed bits (uint8), opened."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One party's side of the protocols."""
+
+    channel: Channel
+    provider: Provider
+
+    @property
+    def first(self) -> bool:
+        """Whether this party adds public constants to its share."""
+        return self.channel.rank == 0
+
+
+class ThreadChannel:
+    """Compute parties as threads of one process: for tests of the mathematics."""
+
+    def __init__(self, rank: int, parties: int, board: list, barrier: threading.Barrier) -> None:
+        self.rank, self.parties = rank, parties
+        self._board, self._barrier = board, barrier
+        self.rounds = 0
+
+    @classmethod
+    def group(cls, parties: int) -> list[ThreadChannel]:
+        """Connected channels, one for each party."""
+        board, barrier = [None] * parties, threading.Barrier(parties, timeout=60)
+        return [cls(rank, parties, board, barrier) for rank in range(parties)]
+
+    def _all(self, share: object) -> list:
+        self.rounds += 1
+        self._board[self.rank] = share
+        self._barrier.wait()
+        shares = list(self._board)
+        self._barrier.wait()
+        return shares
+
+    def open_ring(self, shares: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """See `Channel`."""
+        return [sum(parts[1:], parts[0]) for parts in zip(*self._all(list(shares)), strict=True)]
+
+    def open_bits(self, shares: np.ndarray) -> np.ndarray:
+        """See `Channel`."""
+        return np.bitwise_xor.reduce(self._all(shares), axis=0)

@@ -1,0 +1,1 @@
+"""Randomness: CSPRNG streams, the correlated randomness that protocols demand, and the dealer that makes it."""

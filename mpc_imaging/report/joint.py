@@ -1,0 +1,267 @@
+"""What all parties of a local simulation saw together, beside plaintext; and what one receiver saw on a real machine.
+
+Only a local simulation may write the joint report: it puts together what the parties would never show each other. A
+receiver on a machine of its own reports what was revealed to it, and leaves the rest ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpc_imaging.errors import DataError
+from mpc_imaging.report import wording
+from mpc_imaging.report.html import Details, write_report
+from mpc_imaging.report.metrics import (
+    ONLY_PREDICTIONS,
+    UNKNOWN_LABEL,
+    classification_metrics,
+    confusion_counts,
+    fidelity,
+    label_agreement,
+    log_softmax,
+    metrics_from_confusion,
+    undefined_metrics,
+)
+from mpc_imaging.report.predictions import PREDICTIONS, Predictions, read_predictions, write_json
+from mpc_imaging.settings import SPLITS, ProtocolName, Settings
+
+if TYPE_CHECKING:
+    from mpc_imaging.baselines.plaintext import PlaintextResult
+
+COST = ("online_s", "offline_s", "rounds", "sent_bytes", "dealer_bytes")
+NOTHING_REVEALED = "neither outputs nor counts were revealed"
+
+
+def joint_metrics(run_folder: Path, settings: Settings, plaintext: PlaintextResult | None) -> dict[str, Any]:
+    """The content of metrics.json, from ``run_folder/parties/*`` and the plaintext run.
+
+    Raises:
+        DataError: no party left a result, or a file is damaged.
+    """
+    return _collect(_read_results(run_folder, settings), _read_parts(run_folder, settings), settings, plaintext)[0]
+
+
+def write_joint_report(run_folder: Path, settings: Settings, plaintext: PlaintextResult | None) -> dict[str, Any]:
+    """Write metrics.json and report.html into ``run_folder``; returns the metrics."""
+    results, parts = _read_results(run_folder, settings), _read_parts(run_folder, settings)
+    metrics, details = _collect(results, parts, settings, plaintext)
+    _write(run_folder, metrics, details)
+    return metrics
+
+
+def receiver_report(party_folder: Path, settings: Settings, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Write one party's metrics.json and report.html from what it was shown: ``result`` (result.json) and its files."""
+    parts = [read_predictions(party_folder)] if (party_folder / PREDICTIONS).exists() else []
+    metrics, details = _collect([result], parts, settings, None, receiver=result["party"])
+    _write(party_folder, metrics, details)
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Revealed outputs of all parties by image; ``logits`` is None unless every row has them."""
+
+    ids: list[str]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32] | None
+
+
+def _collect(
+    results: Sequence[Mapping[str, Any]], parts: Sequence[Predictions], settings: Settings,
+    plaintext: PlaintextResult | None, receiver: str | None = None,
+) -> tuple[dict[str, Any], Details]:  # fmt: skip
+    outputs = _merge(parts, plaintext)
+    counts = _counts(results)
+    images = sum(splits.get(settings.task.split, 0) for splits in counts.values()) or len(outputs.ids)
+    aggregate = next((result["metrics"] for result in results if result["metrics"]), None)
+    individual = len(outputs.ids) > 0 and not (aggregate and _partial(outputs, images))
+    secure = _from_outputs(outputs, settings, images) if individual else aggregate
+    rows = _plaintext_rows(outputs, plaintext)
+    metrics = {
+        "name": settings.name,
+        "task": settings.task.kind.value,
+        "topology": settings.topology.name,
+        "protocol": settings.protocol.name.value,
+        "insecure": settings.protocol.name is ProtocolName.insecure_simulation,
+        "seed": settings.seed,
+        "fraction_bits": settings.protocol.fraction_bits,
+        "positive_class": settings.data.positive_class,
+        "class_names": list(settings.data.class_names),
+        "images": images,
+        "secure": secure or undefined_metrics(NOTHING_REVEALED),
+        "plaintext": _plaintext_metrics(plaintext, rows if individual else None, settings),
+        "fidelity": _fidelity(outputs, plaintext, rows, settings),
+        "cost": _cost(results),
+        "history": {"secure": _history(results), "plaintext": list(plaintext.history) if plaintext else []},
+    }
+    return metrics, _details(results, outputs, settings, plaintext, rows, counts, receiver)
+
+
+def _details(
+    results: Sequence[Mapping[str, Any]], outputs: _Outputs, settings: Settings, plaintext: PlaintextResult | None,
+    rows: npt.NDArray[np.int64] | None, counts: Mapping[str, Mapping[str, int]], receiver: str | None,
+) -> Details:  # fmt: skip
+    parties = []
+    for name, party in settings.topology.parties.items():
+        held = ", ".join(f"{n:,}\u00a0{split}" for split in SPLITS if (n := counts.get(name, {}).get(split)))
+        parties.append({"name": name, "roles": wording.roles(party.roles), "images": held})
+    comparable = plaintext is not None and rows is not None and (rows >= 0).all()
+    return Details(
+        parties=parties,
+        reveals=wording.reveals(settings),
+        layers=next((result["layers"] for result in results if result["layers"]), []),
+        labels=outputs.labels if len(outputs.ids) else None,
+        secure_logits=outputs.logits,
+        plain_logits=plaintext.logits.numpy()[rows] if comparable else None,
+        receiver=receiver,
+    )
+
+
+def _read_results(run_folder: Path, settings: Settings) -> list[dict[str, Any]]:
+    """result.json of each party, in the order of the topology; a party that left early may have none."""
+    results = []
+    for path in _party_files(run_folder, settings.topology.parties, "result.json"):
+        try:
+            results.append(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
+        except (OSError, ValueError):
+            raise DataError([f"{path} is damaged: run the job again"]) from None
+    if not results:
+        raise DataError([f"{run_folder / 'parties'} holds no result.json: the run did not end, see parties/*/log.txt"])
+    return results
+
+
+def _read_parts(run_folder: Path, settings: Settings) -> list[Predictions]:
+    """The predictions of every party that was shown some, in the order of the topology."""
+    return [read_predictions(path.parent) for path in _party_files(run_folder, settings.topology.parties, PREDICTIONS)]
+
+
+def _party_files(run_folder: Path, parties: Iterable[str], name: str) -> list[Path]:
+    paths = [run_folder / "parties" / party / name for party in parties]
+    return [path for path in paths if path.exists()]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _merge(parts: Sequence[Predictions], plaintext: PlaintextResult | None) -> _Outputs:
+    """One row for each image id, in order of first sight; labels that a party lacks come from others or plaintext."""
+    labels: dict[str, int] = {}
+    predicted: dict[str, int] = {}
+    logits: dict[str, npt.NDArray[np.float32]] = {}
+    for part in parts:
+        for row, image_id in enumerate(part.ids):
+            predicted.setdefault(image_id, int(part.predicted[row]))
+            if labels.get(image_id, UNKNOWN_LABEL) == UNKNOWN_LABEL:
+                labels[image_id] = int(part.labels[row])
+            if part.logits is not None:
+                logits.setdefault(image_id, part.logits[row])
+    if plaintext is not None:
+        known = dict(zip(plaintext.ids, plaintext.labels.tolist(), strict=True))
+        labels = {k: known.get(k, label) if label == UNKNOWN_LABEL else label for k, label in labels.items()}
+    ids = list(predicted)
+    return _Outputs(
+        ids,
+        np.array([labels[k] for k in ids], dtype=np.int64),
+        np.array([predicted[k] for k in ids], dtype=np.int64),
+        np.stack([logits[k] for k in ids]) if ids and len(logits) == len(ids) else None,
+    )
+
+
+def _partial(outputs: _Outputs, images: int) -> bool:
+    return len(outputs.ids) < images or bool((outputs.labels == UNKNOWN_LABEL).any())
+
+
+def _from_outputs(outputs: _Outputs, settings: Settings, images: int) -> dict[str, Any]:
+    positive = settings.data.positive_class
+    if outputs.logits is not None:
+        metrics = classification_metrics(log_softmax(outputs.logits), outputs.labels, positive)
+    else:
+        classes = len(settings.data.class_names)
+        metrics = metrics_from_confusion(confusion_counts(outputs.labels, outputs.predicted, classes), positive)
+        metrics["reasons"]["auc"] = ONLY_PREDICTIONS
+    if len(outputs.ids) < images:
+        known = metrics["reasons"].get("labels")
+        revealed = f"outputs of {len(outputs.ids):,} of {images:,} images were revealed here"
+        metrics["reasons"]["labels"] = f"{revealed}; {known}" if known else revealed
+    return metrics
+
+
+def _plaintext_rows(outputs: _Outputs, plaintext: PlaintextResult | None) -> npt.NDArray[np.int64] | None:
+    """The plaintext row of each output, -1 where plaintext lacks the image."""
+    if plaintext is None:
+        return None
+    position = {image_id: row for row, image_id in enumerate(plaintext.ids)}
+    return np.array([position.get(image_id, -1) for image_id in outputs.ids], dtype=np.int64)
+
+
+def _plaintext_metrics(
+    plaintext: PlaintextResult | None, rows: npt.NDArray[np.int64] | None, settings: Settings
+) -> dict[str, Any] | None:
+    """Plaintext metrics over the images that the secure metrics are over: ``rows``, or all of them for None."""
+    if plaintext is None:
+        return None
+    chosen = np.arange(len(plaintext.ids)) if rows is None else rows[rows >= 0]
+    scores, labels = log_softmax(plaintext.logits.numpy()[chosen]), plaintext.labels.numpy()[chosen]
+    return classification_metrics(scores, labels, settings.data.positive_class)
+
+
+def _fidelity(
+    outputs: _Outputs, plaintext: PlaintextResult | None, rows: npt.NDArray[np.int64] | None, settings: Settings
+) -> dict[str, Any] | None:
+    if plaintext is None or rows is None or not len(outputs.ids):
+        return None
+    both = rows >= 0
+    plain = plaintext.logits.numpy()[rows[both]]
+    if outputs.logits is None:
+        result = label_agreement(outputs.predicted[both], plain.argmax(axis=1), ONLY_PREDICTIONS)
+    else:
+        result = fidelity(outputs.logits[both], plain, outputs.labels[both], settings.data.positive_class)
+    if not both.all():
+        result["reasons"]["images"] = f"plaintext lacks {int((~both).sum())} of {len(both)} images"
+    return result
+
+
+def _cost(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Cost of the slowest or busiest compute party; ``dealer_bytes`` adds up what the dealer sent to each of them.
+
+    ``online_s`` and ``offline_s`` are each a maximum, so their sum may slightly exceed what any one party spent.
+    """
+    costs = [result["cost"] for result in results if result["cost"]]
+    reduced = {}
+    for name in COST:
+        values = [cost[name] for cost in costs if cost.get(name) is not None]
+        reduced[name] = (sum(values) if name == "dealer_bytes" else max(values)) if values else None
+    return reduced
+
+
+def _counts(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Images of each owner and split; they are public, so any party's word for an owner will do."""
+    counts: dict[str, dict[str, int]] = {}
+    for result in results:
+        for owner, splits in result["counts"].items():
+            counts.setdefault(owner, {}).update(splits)
+    return counts
+
+
+def _history(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each epoch; loss and validation metrics may have been revealed to different parties."""
+    epochs: dict[int, dict[str, Any]] = {}
+    for result in results:
+        for entry in result["history"]:
+            merged = epochs.setdefault(entry["epoch"], dict(entry))
+            merged.update({key: value for key, value in entry.items() if merged.get(key) is None})
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def _write(folder: Path, metrics: dict[str, Any], details: Details) -> None:
+    write_json(folder / "metrics.json", metrics)
+    write_report(folder / "report.html", metrics, details)

@@ -1,0 +1,26 @@
+"""Inference: the owners' images through the model owner's weights; outputs to those whom the policy names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mpc_imaging.settings import TaskKind, TaskSettings
+from mpc_imaging.tasks.compute import forward
+from mpc_imaging.tasks.job import Job
+
+
+def _batch(task: TaskSettings) -> int:
+    return task.eval_batch_size if task.kind is TaskKind.train else task.batch_size
+
+
+def infer(job: Job, model: Any, images: torch.Tensor | None, labels: torch.Tensor | None) -> None:
+    """`model` is the secure module and `images`, `labels` are shares at compute parties; None at all others."""
+    task = job.settings.task
+    logits = None
+    with job.progress.stage("secure inference", job.catalogue.total(task.split)):
+        if model is not None:
+            logits = forward(model, images, _batch(task), job.progress.advance)
+    job.open_outputs(task.split, logits, labels)
+

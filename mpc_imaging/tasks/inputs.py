@@ -1,0 +1,131 @@
+"""Inputs of a session: what each owner announces and shares, and what the compute parties hold afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mpc_imaging.engine.encoding import encode
+from mpc_imaging.errors import DataError, SessionError
+from mpc_imaging.parties import sharing
+from mpc_imaging.parties.session import PATIENT_S, Session
+
+if TYPE_CHECKING:
+    from mpc_imaging.data import Split
+
+
+IDS_PER_MESSAGE = 4000
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is public about the images: how many each owner has of each split, and the shape of one."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    image_shape: tuple[int, ...]
+
+    def total(self, split: str) -> int:
+        """Images of a split over all owners."""
+        return sum(counts[split] for counts in self.counts.values())
+
+    def spans(self, split: str) -> dict[str, slice]:
+        """Rows of each owner in the joint order of a split."""
+        spans, start = {}, 0
+        for owner, counts in self.counts.items():
+            spans[owner] = slice(start, start + counts[split])
+            start += counts[split]
+        return spans
+
+
+def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] | None) -> Catalogue:
+    """Every party tells the first compute party that it is ready, an owner also its counts; that one tells everybody all.
+
+    Returns when all are ready: before, some may have trained in plaintext for long.
+    """
+    mesh, leader = session.mesh, session.compute[0]
+    mine: dict[str, Any] = {}
+    if own is not None:
+        mine = {"counts": {split: len(own[split]) for split in splits}, "shape": list(own[splits[0]].images.shape[1:])}
+    dealer = session.settings.dealer()
+    if session.me != leader:
+        mesh.send_json(leader, mine)
+        return _checked(session, splits, mesh.receive_json(leader, wait_s=PATIENT_S))
+    others = [peer for peer in mesh.peers if peer != dealer]
+    table = {leader: mine} | {name: mesh.receive_json(name, wait_s=PATIENT_S) for name in others}
+    for name in others:
+        mesh.send_json(name, table)
+    return _checked(session, splits, table)
+
+
+def announce_ids(session: Session, catalogue: Catalogue, split: str, own: Split | None) -> dict[str, list[str]]:
+    """Pseudonyms of all images of a split, by owner, for recipients who see outputs of images that are not theirs."""
+    mesh, leader, dealer = session.mesh, session.compute[0], session.settings.dealer()
+    ids: dict[str, list[str]] = {}
+    for owner, counts in catalogue.counts.items():
+        ids[owner] = []
+        # A control message holds 1 MiB.
+        for start in range(0, counts[split], IDS_PER_MESSAGE):
+            part = own.ids[start : start + IDS_PER_MESSAGE] if owner == session.me else None
+            if session.me == owner and session.me != leader:
+                mesh.send_json(leader, part)
+            if session.me == leader:
+                part = mesh.receive_json(owner, wait_s=PATIENT_S) if part is None else part
+                for peer in mesh.peers:
+                    if peer not in (dealer, owner):
+                        mesh.send_json(peer, part)
+            elif session.me != owner:
+                part = mesh.receive_json(leader, wait_s=PATIENT_S)
+            ids[owner] += part
+        if len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner]):
+            raise SessionError(f"{owner} announced {counts[split]} images of {split} but named others")
+    return ids
+
+
+def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogue:
+    owners = session.settings.data_owners()
+    try:
+        counts = {owner: {split: int(table[owner]["counts"][split]) for split in splits} for owner in owners}
+        shapes = {owner: tuple(int(size) for size in table[owner]["shape"]) for owner in owners}
+    except (TypeError, KeyError, ValueError):
+        raise SessionError(f"{session.compute[0]} sent {session.me} no catalogue of images") from None
+    if len(set(shapes.values())) > 1:
+        raise SessionError(
+            "image shapes differ: "
+            + ", ".join(f"{owner} has {'x'.join(map(str, shape))}" for owner, shape in shapes.items())
+            + "; set data.image_size and data.channels alike"
+        )
+    empty = [split for split in splits if not sum(counts[owner][split] for owner in owners)]
+    if empty:
+        raise DataError([f"no owner has an image of split {split}" for split in empty])
+    return Catalogue(counts, shapes[owners[0]])
+
+
+def share_images(
+    session: Session, catalogue: Catalogue, split: str, own: Split | None, with_labels: bool, classes: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """All owners share a split. At a compute party: shares of the images (N, C, H, W) and of the one-hot labels (N, K)
+    in joint order, both in fixed point (labels None unless asked for); elsewhere (None, None).
+    """
+    bits = session.settings.protocol.fraction_bits
+    images, labels = [], []
+    for owner, counts in catalogue.counts.items():
+        count = counts[split]
+        if not count:
+            continue
+        if owner == session.me:
+            values = [(f"images {split}", encode(own.images, bits), images)]
+            if with_labels:
+                onehot = torch.nn.functional.one_hot(own.labels, classes)
+                values.append((f"labels {split}", onehot << bits, labels))
+            for name, value, parts in values:
+                parts.append(sharing.share(session, name, value))
+        elif session.rank is not None:
+            images.append(sharing.receive(session, owner, f"images {split}", (count, *catalogue.image_shape)))
+            if with_labels:
+                labels.append(sharing.receive(session, owner, f"labels {split}", (count, classes)))
+    if session.rank is None:
+        return None, None
+    return torch.cat(images), torch.cat(labels) if with_labels else None

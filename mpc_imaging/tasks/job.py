@@ -1,0 +1,135 @@
+"""One party's part in a task, from its own data to its result files: the order of steps that all parties follow together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mpc_imaging.engine.encoding import decode
+from mpc_imaging.parties.policy import allowed_rows
+from mpc_imaging.parties.reveal import reveal
+from mpc_imaging.parties.session import Session
+from mpc_imaging.report.metrics import UNKNOWN_LABEL, metrics_from_confusion
+from mpc_imaging.report.predictions import write_json, write_predictions
+from mpc_imaging.tasks.inputs import Catalogue, announce_ids
+from mpc_imaging.tasks.progress import Progress
+
+if TYPE_CHECKING:
+    from mpc_imaging.data import Split
+
+
+@dataclass
+class Job:
+    """What a party knows while a task runs; compute parties also hold shares."""
+
+    session: Session
+    folder: Path
+    catalogue: Catalogue
+    own: Mapping[str, Split] | None
+    progress: Progress
+    metrics: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    ids: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def settings(self):
+        """The session's settings."""
+        return self.session.settings
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.settings.data.class_names)
+
+    def open(
+        self, value: str, share: torch.Tensor | None, shape: Sequence[int], spans: Mapping[str, slice] | None = None, bits: int | None = None
+    ) -> torch.Tensor | None:
+        """Open a value to whom the policy names; the decoded rows that this party may see, float64, or None."""
+        opened = reveal(self.session, value, share, torch.Size(shape), spans)
+        return None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
+
+    def wanted(self, value: str) -> bool:
+        """Whether the policy opens `value` to anyone."""
+        return bool(self.settings.recipients(value))
+
+    def expects_results(self) -> bool:
+        """Whether the policy opens anything of this task to this party: if not, an owner leaves after sharing."""
+        return self.session.me in self.settings.receivers()
+
+    def open_confusion(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> dict[str, Any] | None:
+        """Confusion counts over a split, added up on shares, as metrics at those whom the policy names."""
+        counts = None
+        if logits is not None:
+            from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
+
+            with no_grad():
+                predicted = argmax_onehot(from_share(logits))
+                counts = share_of(from_share(labels).transpose(0, 1).matmul(predicted))
+        opened = self.open("metrics", counts, (self.classes, self.classes))
+        if opened is None:
+            return None
+        return metrics_from_confusion(opened.round().long().numpy(), self.settings.data.positive_class)
+
+    def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
+        """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets."""
+        total, spans = self.catalogue.total(split), self.catalogue.spans(split)
+        if any(rows == slice(0, total) for value in ("logits", "predictions") for rows in self._rows(value, split).values()):
+            self.ids = announce_ids(self.session, self.catalogue, split, None if self.own is None else self.own[split])
+        opened = self.open("logits", logits, (total, self.classes), spans)
+        predicted = None
+        if self.wanted("predictions"):
+            # Whoever gets the logits has the prediction; only the others are worth the comparisons.
+            only = set(self.settings.recipients("predictions")) - set(self.settings.recipients("logits"))
+            if only:
+                predicted = self._open_predictions(logits, total, spans)
+        if self.wanted("metrics"):
+            self.metrics = self.open_confusion(split, logits, labels)
+        if opened is not None:
+            self._write(split, "logits", opened.float(), opened.argmax(1))
+        elif predicted is not None:
+            self._write(split, "predictions", None, predicted)
+
+    def _rows(self, value: str, split: str) -> dict[str, slice]:
+        return allowed_rows(self.settings, value, self.catalogue.spans(split), self.catalogue.total(split))
+
+    def _open_predictions(self, logits, total, spans) -> torch.Tensor | None:
+        index = None
+        if logits is not None:
+            from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
+
+            with no_grad():
+                index = (share_of(argmax_onehot(from_share(logits))) * torch.arange(self.classes)).sum(1)
+        opened = self.open("predictions", index, (total,), spans, bits=0)
+        return None if opened is None else opened.long()
+
+    def _write(self, split: str, value: str, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
+        spans, rows = self.catalogue.spans(split), self._rows(value, split)[self.session.me]
+        ids, labels = [], []
+        for owner, span in spans.items():
+            part = slice(max(span.start, rows.start) - span.start, max(0, min(span.stop, rows.stop) - span.start))
+            mine = self.own[split] if owner == self.session.me else None
+            names = mine.ids if mine is not None else self.ids.get(owner, [])
+            ids += names[part]
+            labels += mine.labels[part].tolist() if mine is not None else [UNKNOWN_LABEL] * len(names[part])
+        scores = None if logits is None else logits.numpy()
+        write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
+
+    def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write result.json."""
+        party = self.settings.topology.parties[self.session.me]
+        result = {
+            "party": self.session.me,
+            "roles": [role.value for role in party.roles],
+            "counts": {owner: dict(counts) for owner, counts in self.catalogue.counts.items()},
+            "history": self.history,
+            "metrics": self.metrics,
+            "cost": cost,
+            "layers": layers,
+        }
+        write_json(self.folder / "result.json", result)
+        return json.loads((self.folder / "result.json").read_text())

@@ -1,0 +1,78 @@
+"""After a local simulation: the same job in plaintext, and the joint report beside it.
+
+    python -m mpc_imaging.tasks.joint RUN
+
+This process sees what no party of a real session could: it reads every party's data and results, so it exists for runs on one machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from mpc_imaging import settings as config
+from mpc_imaging.baselines.plaintext import PlaintextResult, run_plaintext
+from mpc_imaging.data import load_party
+from mpc_imaging.engine.encoding import decode
+from mpc_imaging.errors import ConfigError, MPCImagingError
+from mpc_imaging.models.build import build
+from mpc_imaging.models.weights import load_weights, set_weights
+from mpc_imaging.report.joint import write_joint_report
+from mpc_imaging.settings import Settings, WeightsSource
+from mpc_imaging.tasks import weights
+from mpc_imaging.tasks.run import needed_splits
+
+
+def plaintext_baseline(run: Path, settings: Settings) -> PlaintextResult:
+    """The same task in plaintext: same images, starting weights and batches."""
+    parts = {
+        owner: load_party(settings, owner, run / "parties" / owner, needed_splits(settings)) for owner in settings.data_owners()
+    }
+    data = {split: [parts[owner][split] for owner in parts] for split in needed_splits(settings)}
+    return run_plaintext(settings, _module(run, settings), data)
+
+
+def _module(run: Path, settings: Settings) -> torch.nn.Module:
+    module = build(settings.model, settings.seed)
+    source = settings.model.weights.source
+    if source is WeightsSource.shares:
+        module = weights.prepared_module(settings, module)
+        module.load_state_dict(_joined_shares(settings), strict=False)
+    elif source is WeightsSource.pretrain:
+        set_weights(module, load_weights(run / "parties" / settings.model_owner() / "weights.safetensors"))
+    elif source is WeightsSource.file:
+        set_weights(module, load_weights(settings.model.weights.path))
+    return module
+
+
+def _joined_shares(settings: Settings) -> dict[str, torch.Tensor]:
+    total: dict[str, torch.Tensor] = {}
+    for party in settings.compute_parties():
+        shares, metadata = weights.read_share_file(settings, party)
+        total = {name: total.get(name, 0) + share for name, share in shares.items()}
+    return {name: decode(value, int(metadata["fraction_bits"])).float() for name, value in total.items()}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write metrics.json and report.html of a finished local run."""
+    parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
+    run = parser.parse_args(argv).run
+    try:
+        settings = config.load(run / "settings.yaml")
+        if not settings.on_one_machine():
+            raise ConfigError([f"{run}: its parties are on several machines; each reports what was revealed to it"])
+        # On the same number of threads as a party, so that plaintext training is the same on every machine.
+        torch.set_num_threads(1)
+        write_joint_report(run, settings, plaintext_baseline(run, settings))
+    except MPCImagingError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

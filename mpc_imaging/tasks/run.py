@@ -1,0 +1,133 @@
+"""Runs one party of a session, whatever its roles, from its settings to its result files."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpc_imaging.parties.session import Session
+from mpc_imaging.settings import Settings, TaskKind, WeightsSource
+
+log = logging.getLogger("mpc_imaging.party")
+
+
+def run_party(
+    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+) -> None:
+    """Take part as `party`; `folder` (parties/<name> of the run) gets its ledger and results."""
+    if party == settings.dealer():
+        _deal(settings, party, folder, certificates, listener)
+    else:
+        _take_part(settings, party, folder, certificates, listener, progress)
+
+
+def _deal(settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None) -> None:
+    # Imported where it runs: the dealer needs neither data nor models, the others not the dealer.
+    from mpc_imaging.randomness.dealer import serve
+    from mpc_imaging.settings import ProtocolName
+
+    with Session.open(settings, party, folder, certificates, listener) as session:
+        if settings.protocol.name is ProtocolName.insecure_simulation:
+            return
+        streams = [session.stream(name, "correlations") for name in session.compute]
+        served = serve(session.mesh, session.compute, streams)
+        log.info("served %d demands", served.count)
+        session.ledger.write("served", session=session.mesh.session_id.hex(), **served.summary())
+
+
+def needed_splits(settings: Settings) -> list[str]:
+    """Splits whose images the owners share."""
+    if settings.task.kind is TaskKind.infer:
+        return [settings.task.split]
+    validate = settings.task.evaluate_each_epoch and bool(settings.recipients("metrics"))
+    return list(dict.fromkeys(["train", *(["val"] if validate else []), settings.task.split]))
+
+
+def _take_part(
+    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+) -> None:
+    from mpc_imaging.data import load_party
+    from mpc_imaging.tasks import inputs, weights
+    from mpc_imaging.tasks.job import Job
+    from mpc_imaging.tasks.progress import Progress
+
+    splits = needed_splits(settings)
+    own = load_party(settings, party, folder, splits) if party in settings.data_owners() else None
+    if party != settings.model_owner():
+        # Found before anything is shared: a model that cannot run securely is an error of every party.
+        prepared = weights.prepared_module(settings)
+    with Session.open(settings, party, folder, certificates, listener) as session:
+        bar = Progress(progress)
+        if party == settings.model_owner():
+            prepared = weights.prepared_module(settings, _owner_module(settings, folder, bar))
+        catalogue = inputs.announce(session, splits, own)
+        state = weights.share_weights(session, prepared, folder)
+        data = _share_data(session, catalogue, splits, own)
+        job = Job(session, folder, catalogue, own, bar)
+        if not job.expects_results() and session.rank is None:
+            log.info("shared its inputs and leaves")
+            job.finish(None, [])
+            return
+        if session.rank is None:
+            _task(job, None, data)
+            job.finish(None, [])
+        else:
+            _compute(job, prepared, state, data)
+
+
+def _owner_module(settings: Settings, folder: Path, bar: Any) -> torch.nn.Module:
+    from mpc_imaging.tasks import weights
+
+    if settings.model.weights.source is not WeightsSource.pretrain:
+        return weights.owner_module(settings, folder)
+    with bar.stage("plaintext pre-training", settings.model.pretrain.epochs):
+        return weights.owner_module(settings, folder, lambda epoch, epochs: bar.advance())
+
+
+def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mapping[str, Any] | None) -> dict[str, tuple]:
+    from mpc_imaging.tasks import inputs
+
+    settings = session.settings
+    with_labels = settings.task.kind is TaskKind.train or bool(settings.recipients("metrics"))
+    return {
+        split: inputs.share_images(
+            session, catalogue, split, None if own is None else own[split], with_labels, len(settings.data.class_names)
+        )
+        for split in splits
+    }
+
+
+def _compute(job: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]) -> None:
+    from mpc_imaging.models.convert import SecureModule
+    from mpc_imaging.tasks import compute, weights
+
+    session, settings = job.session, job.settings
+    with compute.engine(session) as meter:
+        from mpc_imaging.engine import layers
+        from mpc_imaging.engine.tensors import from_share, share_of
+
+        model = SecureModule(prepared, layers)
+        model.load({k: v if v.is_floating_point() else from_share(v) for k, v in state.items()})
+        model.observer = meter.layer
+        meter.start()
+        _task(job, model, data)
+        if settings.task.kind is TaskKind.train:
+            trained = {name: share_of(model.parameters[name]) for name in state}
+            weights.write_shares(session, trained, job.folder)
+        cost = meter.cost()
+    job.finish(cost, meter.layer_rows())
+
+
+def _task(job: Any, model: Any, data: dict[str, tuple]) -> None:
+    from mpc_imaging.tasks.infer import infer
+    from mpc_imaging.tasks.train import train
+
+    split = job.settings.task.split
+    if job.settings.task.kind is TaskKind.train:
+        train(job, model, data)
+    infer(job, model, *data[split])

@@ -1,0 +1,43 @@
+"""Channels, size and normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mpc_imaging.data.images import match_channels, normalise, resize
+
+
+def test_resize_keeps_the_aspect_and_centres() -> None:
+    wide = torch.ones(1, 1, 10, 20)
+    square = resize(wide, 40)
+    assert square.shape == (1, 1, 40, 40)
+    rows = square[0, 0, :, 20]
+    assert rows[:8].max() == 0 and rows[32:].max() == 0 and rows[12:28].min() == 1
+    torch.testing.assert_close(square, square.flip(2))
+
+
+def test_resize_is_antialiased() -> None:
+    stripes = torch.zeros(1, 1, 64, 64)
+    stripes[..., ::2] = 1
+    assert (resize(stripes, 16) - 0.5).abs()[..., 2:-2].max() < 0.05
+
+
+def test_resize_leaves_images_of_the_right_size_alone() -> None:
+    images = torch.rand(3, 2, 28, 28)
+    assert resize(images, 28) is images
+
+
+def test_normalise_by_channel_or_by_one_number() -> None:
+    images = torch.full((2, 3, 4, 4), 0.5)
+    assert normalise(images, [0.5], [0.25]).abs().max() == 0
+    by_channel = normalise(images, [0.5, 0.25, 0.0], [1.0, 0.5, 0.25])
+    torch.testing.assert_close(by_channel[0, :, 0, 0], torch.tensor([0.0, 0.5, 2.0]))
+
+
+def test_match_channels_over_any_leading_axes() -> None:
+    colour = np.random.default_rng(0).random((5, 3, 4, 4), dtype=np.float32)
+    luma = match_channels(colour, 1)
+    assert luma.shape == (5, 1, 4, 4)
+    np.testing.assert_allclose(luma[2], match_channels(colour[2], 1), atol=1e-6)
+    np.testing.assert_allclose(match_channels(luma, 3)[:, 1], luma[:, 0])

@@ -1,0 +1,103 @@
+"""What manifest.csv may say, and how its problems are reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpc_imaging.data import read_manifest
+from mpc_imaging.errors import DataError
+from tests.data.builders import make_folder, some_rows, write_manifest
+
+NAMES = ["normal", "pneumonia"]
+
+
+def problems_of(folder: Path) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read_manifest(folder, NAMES)
+    return caught.value.problems
+
+
+def test_rows_by_name_and_by_index(tmp_path: Path) -> None:
+    rows = some_rows(3, site="north", sex="F")
+    rows[1]["label"] = "pneumonia"
+    found, rejected = read_manifest(make_folder(tmp_path, rows), NAMES)
+    assert rejected == []
+    assert [(row.number, row.label, row.split, row.site) for row in found] == [
+        (2, 0, "test", "north"),
+        (3, 1, "test", "north"),
+        (4, 0, "test", "north"),
+    ]
+
+
+def test_a_file_from_a_spreadsheet(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").touch()
+    text = "\ufeffFile, Label ,patient,split\r\na.dcm , 1,p1, val\r\n,,,\r\n\r\n"
+    (tmp_path / "manifest.csv").write_bytes(text.encode())
+    (row,), _ = read_manifest(tmp_path, NAMES)
+    assert (row.file, row.label, row.split, row.number) == ("a.dcm", 1, "val", 2)
+
+
+def test_missing_columns_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,diagnosis\na.dcm,1\n")
+    assert [problem.rsplit(" ", 1)[1] for problem in problems_of(tmp_path)] == ["'label'", "'patient'", "'split'"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00f"])
+def test_no_manifest(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.csv").write_bytes(content)
+    assert "manifest.csv" in problems_of(tmp_path)[0]
+
+
+def test_every_problem_at_once_and_no_cell_but_the_file(tmp_path: Path) -> None:
+    rows = some_rows(9)
+    rows[0]["split"] = "Secretsplit"
+    rows[1]["label"] = "Secretlabel"
+    rows[2]["label"] = "2"
+    rows[3]["patient"] = ""
+    rows[4]["patient"] = rows[5]["patient"] = "Secretname"
+    rows[5]["split"] = "train"
+    rows[6]["file"] = "../outside.dcm"
+    rows[7]["label"] = ""
+    rows[8]["file"] = "/etc/passwd"
+    make_folder(tmp_path, rows[:5])
+    write_manifest(tmp_path, rows)
+    text = "\n".join(problems_of(tmp_path))
+    assert "Secret" not in text
+    assert "row 2: split must be one of train, val, test" in text
+    assert "rows 3, 4: label must be one of data.class_names (normal, pneumonia) or 0 to 1" in text
+    assert "row 5: patient is empty" in text
+    assert "rows 6, 7: one patient in several splits (train, test)" in text
+    assert "rows 8, 10: file is outside the folder" in text
+    assert "row 7, test/5.dcm: there is no such file" in text
+    assert "row 9, test/7.dcm: it has no label" in text
+
+
+def test_many_rows_with_one_problem_are_one_line(tmp_path: Path) -> None:
+    rows = [row | {"split": "holdout"} for row in some_rows(50)]
+    (problem,) = problems_of(make_folder(tmp_path, rows))
+    assert "(50 rows)" in problem and len(problem) < 300
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.dcm").touch()
+    folder = make_folder(tmp_path / "data", some_rows(1))
+    (folder / "link.dcm").symlink_to(tmp_path / "secret.dcm")
+    write_manifest(folder, [some_rows(1)[0] | {"file": "link.dcm"}])
+    assert "outside the folder" in problems_of(folder)[0]
+
+
+def test_missing_labels_and_repeated_files_are_left_to_the_caller(tmp_path: Path) -> None:
+    rows = some_rows(4)
+    rows[1]["label"] = ""
+    rows[3]["file"] = "test/../test/0.dcm"
+    make_folder(tmp_path, rows[:3])
+    write_manifest(tmp_path, rows)
+    found, rejected = read_manifest(tmp_path, NAMES)
+    assert [row.number for row in found] == [2, 4]
+    assert rejected == [
+        "row 3, test/1.dcm: it has no label",
+        "row 5, test/../test/0.dcm: the same file is in row 2",
+    ]

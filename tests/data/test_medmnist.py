@@ -1,0 +1,129 @@
+"""MedMNIST files: label shapes, colours, what is refused, and downloads (from a stand-in)."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpc_imaging.data import medmnist
+from mpc_imaging.errors import DataError
+
+NAMES = ["malignant", "benign"]
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def images(count: int = 6, shape: tuple[int, ...] = (28, 28)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def test_flat_and_column_labels_are_the_same(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1, 0, 1, 0], dtype=np.uint8)
+    flat = save(tmp_path / "a.npz", test_images=images(), test_labels=labels)
+    column = save(tmp_path / "b.npz", test_images=images(), test_labels=labels[:, None])
+    rows = medmnist.read_rows(flat, ["train", "test"], NAMES)
+    assert rows == medmnist.read_rows(column, ["train", "test"], NAMES)
+    assert [row.label for row in rows] == labels.tolist()
+    assert len({row.patient for row in rows}) == 6
+
+
+def test_grey_and_colour_images(tmp_path: Path) -> None:
+    grey, colour = images(), images(shape=(28, 28, 3))
+    path = save(tmp_path / "a.npz", test_images=grey, train_images=colour)
+    np.testing.assert_allclose(medmnist.read_images(path, "test", [4, 1], 1)[:, 0], grey[[4, 1]] / 255, atol=1e-7)
+    assert medmnist.read_images(path, "test", [0], 3).shape == (1, 3, 28, 28)
+    np.testing.assert_allclose(
+        medmnist.read_images(path, "train", [2], 3)[0], np.moveaxis(colour[2], -1, 0) / 255, atol=1e-7
+    )
+    assert medmnist.read_images(path, "train", [2, 3], 1).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.zeros((6, 14), dtype=np.uint8), "14 labels per image"),
+        (np.array([0, 1, 2, 0, 1, 0]), "labels run from 0 to 2 but data.class_names has 2 names"),
+        (np.array([0, 1, -1, 0, 1, 0]), "labels run from -1 to 1"),
+        (np.zeros(6), "no class indices"),
+    ],
+)
+def test_labels_that_are_refused(tmp_path: Path, labels: np.ndarray, expected: str) -> None:
+    path = save(tmp_path / "a.npz", test_images=images(), test_labels=labels)
+    with pytest.raises(DataError, match=expected):
+        medmnist.read_rows(path, ["test"], NAMES)
+
+
+def test_files_that_are_refused(tmp_path: Path) -> None:
+    def problem(path: Path) -> str:
+        with pytest.raises(DataError) as caught:
+            medmnist.read_rows(path, ["test"], NAMES)
+        return str(caught.value)
+
+    assert "no such file" in problem(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    assert "not an .npz file" in problem(tmp_path / "text.npz")
+    np.save(tmp_path / "one.npy", images())
+    assert "not an .npz file" in problem(tmp_path / "one.npy")
+    assert "no test_labels" in problem(save(tmp_path / "other.npz", images=images()))
+    pickled = save(tmp_path / "object.npz", test_labels=np.array([{}, {}], dtype=object))
+    assert "cannot be read (ValueError)" in problem(pickled)
+    whole = save(tmp_path / "whole.npz", test_images=images(200), test_labels=np.zeros(200, dtype=np.uint8))
+    (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:5000])
+    assert "not an .npz file" in problem(tmp_path / "cut.npz")
+
+
+def test_images_that_are_refused(tmp_path: Path) -> None:
+    volumes = save(tmp_path / "a.npz", test_images=images(shape=(28, 28, 28)))
+    with pytest.raises(DataError, match="volumes are not supported"):
+        medmnist.read_images(volumes, "test", [0], 1)
+    few = save(tmp_path / "b.npz", test_images=images(3))
+    with pytest.raises(DataError, match="3 images, fewer than test_labels"):
+        medmnist.read_images(few, "test", [5], 1)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(medmnist, "_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def stand_in(broken: bool = False) -> types.ModuleType:
+    """A module like medmnist, whose set writes an .npz file into ``root``."""
+
+    def some_set(split: str, download: bool, root: str, size: int) -> None:
+        if broken:
+            raise RuntimeError("Automatic download failed!")
+        assert download
+        save(Path(root) / ("fake.npz" if size == 28 else f"fake_{size}.npz"), test_labels=np.zeros(2, dtype=np.uint8))
+
+    module = types.ModuleType("medmnist")
+    module.INFO, module.FakeMNIST = {"fake": {"python_class": "FakeMNIST"}}, some_set
+    return module
+
+
+def test_a_download_happens_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "medmnist", stand_in())
+    assert medmnist.download("fake", 28) == cache / "fake.npz"
+    assert medmnist.download("fake", 50) == cache / "fake_64.npz"
+    assert sorted(path.name for path in cache.iterdir()) == ["fake.npz", "fake_64.npz"]
+    monkeypatch.setitem(sys.modules, "medmnist", stand_in(broken=True))
+    assert medmnist.download("fake", 28).is_file()
+
+
+def test_downloads_that_fail(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "medmnist", None)
+    with pytest.raises(DataError, match="pip install medmnist, or give the file by data.path"):
+        medmnist.download("fake", 28)
+    monkeypatch.setitem(sys.modules, "medmnist", stand_in(broken=True))
+    with pytest.raises(DataError, match="check the network"):
+        medmnist.download("fake", 28)
+    with pytest.raises(DataError, match="is no MedMNIST set: write one of fake"):
+        medmnist.download("nothing", 28)
+    assert not list(cache.iterdir())

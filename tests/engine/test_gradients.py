@@ -1,0 +1,68 @@
+"""Gradients of our gates against torch's, through CrypTen's autograd."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+def convolve(x, w, **params):
+    y = x.conv2d(w, **params).relu()
+    y.backward(y.detach())
+    return {"y": y, "x": x.grad, "w": w.grad}
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"stride": 2, "padding": 1}, {"padding": (2, 1), "dilation": 2}, {"groups": 2, "stride": (1, 2)}]
+)
+def test_convolution_and_relu(two, params):
+    x, w = torch.randn(3, 4, 9, 8), torch.randn(6, 4 // params.get("groups", 1), 3, 3) / 4
+    r = two.run(convolve, x, w, requires_grad=True, **params)
+    x.requires_grad_(), w.requires_grad_()
+    y = F.conv2d(x, w, **params).relu()
+    y.backward(y.detach())
+    for got, want in ((r["y"], y), (r["x"], x.grad), (r["w"], w.grad)):
+        assert (got - want.double()).abs().max() < 5e-3
+
+
+def transpose(x, w):
+    y = x.conv_transpose2d(w, stride=2, padding=1, output_padding=1)
+    y.backward(y.detach())
+    return {"y": y, "x": x.grad, "w": w.grad}
+
+
+def test_transposed_convolution(two):
+    x, w = torch.randn(2, 4, 5, 5), torch.randn(4, 3, 3, 3) / 4
+    r = two.run(transpose, x, w, requires_grad=True)
+    x.requires_grad_(), w.requires_grad_()
+    y = F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1)
+    y.backward(y.detach())
+    for got, want in ((r["y"], y), (r["x"], x.grad), (r["w"], w.grad)):
+        assert (got - want.double()).abs().max() < 5e-3
+
+
+def pool(x, **params):
+    y = x.max_pool2d(**params)
+    y.backward(y.detach())
+    return x.grad
+
+
+@pytest.mark.parametrize("params", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}])
+def test_max_pool(parties, params):
+    x = torch.randn(2, 3, 8, 8)
+    grad = parties.run(pool, x, requires_grad=True, **params)
+    x.requires_grad_()
+    y = F.max_pool2d(x, **params)
+    y.backward(y.detach())
+    assert (grad - x.grad.double()).abs().max() < 1e-4
+
+
+def clamp(x):
+    y = x.hardtanh(0, 6)
+    y.backward(y.detach())
+    return x.grad
+
+
+def test_hardtanh(two):
+    x = torch.randn(100) * 5
+    grad = two.run(clamp, x, requires_grad=True)
+    assert torch.allclose(grad.float(), torch.where((x > 0) & (x < 6), x, 0), atol=1e-3)
