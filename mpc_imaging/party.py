@@ -12,7 +12,6 @@ import logging
 import os
 import socket
 import sys
-import threading
 import traceback
 from datetime import datetime
 from pathlib import Path
@@ -97,17 +96,6 @@ def _log_to(path: Path) -> None:
     logger.setLevel(logging.INFO)
 
 
-def _end_with_parent() -> None:
-    """The launcher holds the other end of stdin: when it dies, however it dies, this process ends too."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _run(arguments: argparse.Namespace, settings: Settings, party: str, folder: Path) -> None:
     from mpc_imaging.settings import Role
 
@@ -144,7 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one party; returns the exit code. The last line on stderr is the cause of a failure."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     if arguments.watch_stdin:
-        _end_with_parent()
+        from mpc_imaging.parties.launcher import end_with_parent
+
+        end_with_parent()
     folder = None
     try:
         settings, party = _settings(arguments)

@@ -92,7 +92,7 @@ def _body(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     shoulders = 0.24 + 0.78 * _edge(y, -0.80, 0.10)
     half_width = shoulders - 0.14 * _edge(y, -0.25, 0.25)
     inside = 1 - np.abs(x) / half_width
-    return _edge(inside, 0.0, 0.03) * np.clip(inside + 0.02, 0.0, 1.0) ** 0.25
+    return _edge(inside, 0.0, 0.03) * np.sqrt(np.sqrt(np.clip(inside + 0.02, 0.0, 1.0)))
 
 
 def _lung(side: int, x: np.ndarray, y: np.ndarray, patient: _Chest) -> np.ndarray:
@@ -127,7 +127,7 @@ def _bones(x: np.ndarray, y: np.ndarray, body: np.ndarray, lungs: np.ndarray, pa
 
 
 def _stripes(phase: np.ndarray) -> np.ndarray:
-    return np.clip((np.cos(2 * np.pi * phase) - 0.25) / 0.75, 0, 1) ** 0.6
+    return np.sqrt(np.clip((np.cos(2 * np.pi * phase) - 0.25) / 0.75, 0, 1))
 
 
 def _middle(x: np.ndarray, y: np.ndarray, lungs: np.ndarray, patient: _Chest) -> np.ndarray:

@@ -145,8 +145,6 @@ def _frame(header: Dataset, index: int) -> np.ndarray:
         shown = np.moveaxis(stored / (2.0**header.BitsStored - 1), -1, 0)
     else:
         raise ImageError(Reason.unsupported)
-    if not np.isfinite(shown).all():
-        raise ImageError(Reason.damaged)
     return np.clip(shown, 0, 1).astype(np.float32)
 
 
@@ -160,6 +158,8 @@ def _grey(stored: np.ndarray, header: Dataset, index: int) -> np.ndarray:
         values = _look_up(values, modality.ModalityLUTSequence[0], header)[0]
     elif modality.get("RescaleSlope") is not None:
         values = values * float(modality.RescaleSlope) + float(modality.get("RescaleIntercept") or 0)
+    if not np.isfinite(values).all():
+        raise ImageError(Reason.damaged)
 
     if voi.get("VOILUTSequence"):
         table, full = _look_up(values, voi.VOILUTSequence[0], header)

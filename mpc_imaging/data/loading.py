@@ -248,4 +248,8 @@ def _split(data: DataSettings, images: list[torch.Tensor], labels: list[int], id
 
 
 def _digest(*arrays: np.ndarray) -> bytes:
-    return hashlib.sha256(b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)).digest()
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.digest()

@@ -106,14 +106,14 @@ def download(dataset: str, image_size: int) -> Path:
 
 
 def _open(path: Path) -> NpzFile:
+    if not path.is_file():
+        raise DataError([f"{path}: there is no such file: correct data.path"])
     try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError([f"{path}: there is no such file: correct data.path"]) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        archive = np.load(path, allow_pickle=False) if zipfile.is_zipfile(path) else None
+    except (OSError, ValueError):
         archive = None
-    if not isinstance(archive, NpzFile):
-        raise DataError([f"{path}: it is not an .npz file: give a MedMNIST file by data.path"])
+    if archive is None:
+        raise DataError([f"{path}: it is no .npz file, or cut short: give a MedMNIST file by data.path"])
     return archive
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mpc_imaging.errors import ConfigError
+from mpc_imaging.models.problems import first_line
 from mpc_imaging.models.weights import load_weights, nearest, save_weights
 from mpc_imaging.settings import ModelSettings
 
@@ -68,9 +69,7 @@ def _import(name: str, path: str, parent: ModuleType | None) -> ModuleType:
         if error.name != name and not name.startswith(f"{error.name}."):
             raise ConfigError([f"model._target_={path}: importing {name} failed: {error}"]) from error
     except Exception as error:  # importing runs the user's code
-        raise ConfigError(
-            [f"model._target_={path}: importing {name} failed: {type(error).__name__}: {error}"]
-        ) from error
+        raise ConfigError([f"model._target_={path}: importing {name} failed: {first_line(error)}"]) from error
     last = name.rpartition(".")[2]
     if parent is None:
         known = [module.name for module in pkgutil.iter_modules()]
@@ -102,5 +101,4 @@ def _construction_problem(target: Callable[..., Any], path: str, error: Exceptio
         owner = getattr(inspect.unwrap(target), "__globals__", {}).get(unknown[1])
         named = list(inspect.signature(owner).parameters) if callable(owner) else []
         return f"model.kwargs.{unknown[2]}: {path} has no such argument{nearest(unknown[2], named)}"
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"model.kwargs: {path} cannot be built with them: {type(error).__name__}: {first}"
+    return f"model.kwargs: {path} cannot be built with them: {first_line(error)}"

@@ -132,13 +132,18 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def hooks_problem() -> NotBuiltYet:
+    """What to say of a module with hooks."""
+    return NotBuiltYet("it has forward hooks, which are not traced", "remove them, or write them into forward()")
+
+
 def _module_call(module: nn.Module, name: str, node: fx.Node) -> Call:
     kind = type(module).__name__
     operation = _MODULES.get(type(module))
     if operation is None:
         raise unsupported(f"nn.{kind}" if type(module).__module__.startswith("torch.nn.") else kind, kind)
     if has_hooks(module):
-        raise NotBuiltYet("it has forward hooks, which are not traced", "remove them, or write them into forward()")
+        raise hooks_problem()
     if getattr(module, "padding_mode", "zeros") != "zeros":
         raise NotBuiltYet(f'padding_mode="{module.padding_mode}"', 'use padding_mode="zeros"')
     if len(node.args) + len(node.kwargs) > 1:

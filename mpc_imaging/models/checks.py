@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from mpc_imaging.models import operations, spatial
-from mpc_imaging.models.calls import Weight, resolve
+from mpc_imaging.models.calls import Weight, hooks_problem, resolve
 from mpc_imaging.models.graph import layer_kind, layer_name, public_nodes
 from mpc_imaging.models.passes import is_batch_norm
 from mpc_imaging.models.problems import CannotRunSecurely, LayerProblem, NotBuiltYet
@@ -96,7 +96,7 @@ def _batch_norm_problem(module: nn.Module, training: bool) -> LayerProblem:
         )
     if module.running_mean is None:
         return NotBuiltYet(reason, "train it with track_running_stats=True")
-    return NotBuiltYet("it has forward hooks, which are not traced", "remove them, or write them into forward()")
+    return hooks_problem()
 
 
 @_checks(spatial.max_pool1d, spatial.max_pool2d)

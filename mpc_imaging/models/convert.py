@@ -20,10 +20,10 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 from mpc_imaging.errors import ModelError
-from mpc_imaging.models.calls import has_hooks
+from mpc_imaging.models.calls import has_hooks, hooks_problem
 from mpc_imaging.models.checks import find_problems
 from mpc_imaging.models.passes import fold_batch_norm, is_frozen_batch_norm, remove_dropout, remove_in_place
-from mpc_imaging.models.problems import CannotRunSecurely, NotBuiltYet
+from mpc_imaging.models.problems import CannotRunSecurely, LayerProblem, NotBuiltYet, first_line
 from mpc_imaging.models.secure_module import SecureModule
 
 __all__ = ["SecureModule", "output_shape", "prepare"]
@@ -54,26 +54,32 @@ def output_shape(prepared: fx.GraphModule, input_shape: tuple[int, ...]) -> torc
     try:
         return torch.func.functional_call(prepared, state, torch.empty(input_shape, device="meta")).shape
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError([f"the model does not take images of shape {tuple(input_shape)}: {reason}"]) from error
+        raise ModelError(
+            [f"the model does not take images of shape {tuple(input_shape)}: {first_line(error)}"]
+        ) from error
 
 
 def _trace(module: nn.Module, training: bool) -> fx.GraphModule:
-    name = type(module).__name__
-    if has_hooks(module):
-        problem = NotBuiltYet("it has forward hooks, which are not traced", "remove them, or write them into forward()")
-        raise ModelError([problem.line("model", name)])
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
+        if has_hooks(module):
+            raise hooks_problem()
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             root = copy.deepcopy(module).train(training)
-            tracer = _Tracer()
-            return fx.GraphModule(root, tracer.trace(root), name)
+            before = torch.random.get_rng_state()
+            model = fx.GraphModule(root, _Tracer().trace(root), type(module).__name__)
+            if not torch.equal(torch.random.get_rng_state(), before):
+                # Tracing has made a constant of it.
+                raise NotBuiltYet("forward() draws random numbers", "leave the noise out")
+        return model
+    except LayerProblem as problem:
+        raise ModelError([problem.line("model", type(module).__name__)]) from problem
     except Exception as error:  # forward() is the user's code: it may raise anything
-        reason = f"{type(error).__name__} at {_place(error)}: {str(error).strip().splitlines()[0].split('. ')[0]}"
-        problem = CannotRunSecurely if isinstance(error, TraceError) else NotBuiltYet
-        substitute = "let forward() take one tensor, and branch or loop only on settings known in __init__"
-        raise ModelError([problem(reason, substitute).line("model", name)]) from error
+        problem = (CannotRunSecurely if isinstance(error, TraceError) else NotBuiltYet)(
+            f"at {_place(error)}: {first_line(error).split('. ')[0]}",
+            "let forward() take one tensor, and branch or loop only on settings known in __init__",
+        )
+        raise ModelError([problem.line("model", type(module).__name__)]) from error
 
 
 def _place(error: BaseException) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The start of an error of torch or of the user, whose messages can be pages long."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
 class LayerProblem(Exception):
     """One layer that cannot run: the reason, and a substitute that starts with a verb ("replace it by nn.ReLU")."""
 

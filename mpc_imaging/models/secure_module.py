@@ -83,17 +83,21 @@ class SecureModule:
             return self.parameters[str(step.node.target)]
         source = step.call or step.node
         args, kwargs = map_aggregate(source.args, value), map_aggregate(dict(source.kwargs), value)
+        if step.call is None:
+            return _evaluate(step, args, kwargs)
         try:
-            if step.call is None:
-                return evaluate_public(step.node, args, kwargs)
             with self.observer(step.name, step.call.name) if self.observer else nullcontext():
                 return step.call.operation(self.ops, *args, **kwargs)
         except LayerProblem as problem:
             raise ModelError([problem.line(step.name, step.kind)]) from problem
-        except AssertionError as error:  # the model's own assertions on sizes
-            raise ModelError(
-                [f"{step.name}: the model asserts that {str(error) or 'its input has another shape'}"]
-            ) from error
+
+
+def _evaluate(step: _Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return evaluate_public(step.node, args, kwargs)
+    except AssertionError as error:  # the model's own, on the sizes of its input
+        said = str(error) or "its input has another shape"
+        raise ModelError([f"{step.name}: the model asserts that {said}"]) from error
 
 
 def _steps(prepared: fx.GraphModule) -> list[_Step]:

@@ -51,7 +51,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             stated = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise SessionError(f"{path.name}, line {number + 1}: not a ledger entry; the file was damaged") from None
         if entry.get("previous") != previous or entry.get("number") != number or _digest(entry) != stated:
             raise SessionError(f"{path.name}, line {number + 1}: the hash chain breaks here; the file was altered")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,28 +60,38 @@ def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] |
     return _checked(session, splits, table)
 
 
-def announce_ids(session: Session, catalogue: Catalogue, split: str, own: Split | None) -> dict[str, list[str]]:
-    """Pseudonyms of all images of a split, by owner, for recipients who see outputs of images that are not theirs."""
-    mesh, leader, dealer = session.mesh, session.compute[0], session.settings.dealer()
+def announce_ids(
+    session: Session, catalogue: Catalogue, split: str, own: Split | None, recipients: Collection[str]
+) -> dict[str, list[str]]:
+    """Pseudonyms of all images of a split, by owner, for `recipients`, who see outputs of images that are not theirs."""
+    leader = session.compute[0]
+    if not recipients or session.me not in (leader, *catalogue.counts, *recipients):
+        return {}
     ids: dict[str, list[str]] = {}
     for owner, counts in catalogue.counts.items():
         ids[owner] = []
         # A control message holds 1 MiB.
         for start in range(0, counts[split], IDS_PER_MESSAGE):
             part = own.ids[start : start + IDS_PER_MESSAGE] if owner == session.me else None
-            if session.me == owner and session.me != leader:
-                mesh.send_json(leader, part)
-            if session.me == leader:
-                part = mesh.receive_json(owner, wait_s=PATIENT_S) if part is None else part
-                for peer in mesh.peers:
-                    if peer not in (dealer, owner):
-                        mesh.send_json(peer, part)
-            elif session.me != owner:
-                part = mesh.receive_json(leader, wait_s=PATIENT_S)
-            ids[owner] += part
-        if len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner]):
+            ids[owner] += _pass_on(session, part, owner, leader, recipients) or []
+        named = session.me in (leader, *recipients)
+        if named and (len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner])):
             raise SessionError(f"{owner} announced {counts[split]} images of {split} but named others")
     return ids
+
+
+def _pass_on(session: Session, part: list[str] | None, owner: str, leader: str, recipients: Collection[str]) -> list[str] | None:
+    """One message from an owner through the leader to the recipients; None at an owner that is none of these."""
+    if session.me == leader:
+        part = session.mesh.receive_json(owner, wait_s=PATIENT_S) if part is None else part
+        for peer in recipients:
+            if peer not in (leader, owner):
+                session.mesh.send_json(peer, part)
+    elif session.me == owner:
+        session.mesh.send_json(leader, part)
+    elif session.me in recipients:
+        part = session.mesh.receive_json(leader, wait_s=PATIENT_S)
+    return part
 
 
 def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogue:

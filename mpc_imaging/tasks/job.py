@@ -78,8 +78,10 @@ class Job:
     def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
         """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets."""
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
-        if any(rows == slice(0, total) for value in ("logits", "predictions") for rows in self._rows(value, split).values()):
-            self.ids = announce_ids(self.session, self.catalogue, split, None if self.own is None else self.own[split])
+        strangers = {
+            party for value in ("logits", "predictions") for party, rows in self._rows(value, split).items() if rows != spans.get(party)
+        }
+        self.ids = announce_ids(self.session, self.catalogue, split, None if self.own is None else self.own[split], sorted(strangers))
         opened = self.open("logits", logits, (total, self.classes), spans)
         predicted = None
         if self.wanted("predictions"):

@@ -39,6 +39,7 @@ class Dial:
     pause_s: float = FIRST_RETRY_S
     tries: int = 0
     problem: str = "not tried yet"
+    refused: bool = False
 
     def start(self, deadline: float) -> Attempt:
         """Start a connection, to each address of the host in turn. Raises OSError."""
@@ -50,11 +51,13 @@ class Dial:
         if code not in (0, errno.EINPROGRESS):
             sock.close()
             raise OSError(code, os.strerror(code))
-        return Attempt(sock, str(self.peer), deadline, self)
+        return Attempt(sock, f"the connection to {self.peer}", deadline, self)
 
-    def postpone(self, now: float, problem: str) -> None:
-        """Try again a little later."""
-        self.problem, self.tries = problem, self.tries + 1
+    def postpone(self, now: float, problem: str, refused: bool = False) -> None:
+        """Try again a little later. A peer that was there but ``refused`` says more than one that is not there now."""
+        if refused or not self.refused:
+            self.problem, self.refused = problem, refused
+        self.tries += 1
         self.next_at = now + self.pause_s
         self.pause_s = min(2 * self.pause_s, LAST_RETRY_S)
 

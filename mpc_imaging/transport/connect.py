@@ -174,8 +174,8 @@ class Gathering:
             self._drop(attempt, error.strerror or str(error), quiet=True)
         except PeerLostError as error:
             refused = isinstance(error.__cause__, ssl.SSLError)
-            detail = f": {_tls_problem(error.__cause__)}" if refused else ": its log says why"
-            self._drop(attempt, f"it refused {self.me}{detail}")
+            detail = _tls_problem(error.__cause__) if refused else "its log says why"
+            self._drop(attempt, f"it refused {self.me}; {detail}")
         except TransportError as error:
             self._drop(attempt, str(error))
 
@@ -198,10 +198,10 @@ class Gathering:
         self._attempts.remove(attempt)
         attempt.close()
         if attempt.dial is not None:
-            attempt.dial.postpone(time.monotonic(), problem)
+            attempt.dial.postpone(time.monotonic(), problem, refused=not quiet)
         if not quiet and (attempt.where, problem) not in self._logged:
             self._logged.add((attempt.where, problem))
-            log.warning("%s refused %s: %s", self.me, attempt.where, problem)
+            log.warning("%s closed %s: %s", self.me, attempt.where, problem)
 
     # Session
 

@@ -212,7 +212,7 @@ def test_every_file_that_pydicom_ships_is_decoded_or_refused_with_a_reason() -> 
         except ImageError as error:
             refused[error.reason] = refused.get(error.reason, 0) + 1
     assert decoded >= 40
-    assert refused[Reason.no_image] >= 8 and refused[Reason.not_a_picture] >= 8 and refused[Reason.not_dicom] >= 4
+    assert refused[Reason.no_image] >= 6 and refused[Reason.not_a_picture] >= 8 and refused[Reason.not_dicom] >= 4
 
 
 def test_patient_fields_are_never_parsed(tmp_path: Path) -> None:

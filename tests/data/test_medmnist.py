@@ -68,15 +68,15 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
     assert "no such file" in problem(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
-    assert "not an .npz file" in problem(tmp_path / "text.npz")
+    assert "no .npz file" in problem(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", images())
-    assert "not an .npz file" in problem(tmp_path / "one.npy")
+    assert "no .npz file" in problem(tmp_path / "one.npy")
     assert "no test_labels" in problem(save(tmp_path / "other.npz", images=images()))
     pickled = save(tmp_path / "object.npz", test_labels=np.array([{}, {}], dtype=object))
     assert "cannot be read (ValueError)" in problem(pickled)
     whole = save(tmp_path / "whole.npz", test_images=images(200), test_labels=np.zeros(200, dtype=np.uint8))
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:5000])
-    assert "not an .npz file" in problem(tmp_path / "cut.npz")
+    assert "no .npz file" in problem(tmp_path / "cut.npz")
 
 
 def test_images_that_are_refused(tmp_path: Path) -> None:

@@ -251,10 +251,18 @@ def test_an_untraceable_model_is_one_line_with_the_place() -> None:
             return -x
 
     with pytest.raises(
-        ModelError, match=r"Branches\): cannot run securely \(TraceError at test_convert.py:\d+"
+        ModelError, match=r"Branches\): cannot run securely \(at test_convert.py:\d+: TraceError: "
     ) as raised:
         prepare(Branches(), training=False)
     assert len(raised.value.problems) == 1 and "\n" not in str(raised.value)
+
+
+def test_noise_is_not_frozen_into_a_constant() -> None:
+    module = Apply(lambda self, x: x + torch.randn(10))
+    state = torch.random.get_rng_state()
+    with pytest.raises(ModelError, match=r"forward\(\) draws random numbers"):
+        prepare(module, training=False)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_a_model_of_two_inputs_is_one_line() -> None:

@@ -104,7 +104,7 @@ def test_certificates_of_another_authority_are_refused(town: Town, tmp_path, cap
     results = together(jobs)
     assert isinstance(results[A], PeerLostError) and "hospital_b (it never connected" in str(results[A])
     assert isinstance(results[B], PeerLostError)
-    assert "hospital_b refused hospital_a at 127.0.0.1:" in caplog.text
+    assert "hospital_b closed the connection to hospital_a at 127.0.0.1:" in caplog.text
     assert "its certificate does not pass this party's ca.crt" in caplog.text
 
 
@@ -124,7 +124,7 @@ def test_a_dialer_without_the_right_authority_is_refused_by_the_listener(town: T
     results = together({A: lambda: town.join(A, [A, B], addresses, **SHORT), B: knock})
     returned(results[B])
     assert isinstance(results[A], PeerLostError)
-    assert "hospital_a refused a connection from 127.0.0.1: its certificate does not pass" in caplog.text
+    assert "hospital_a closed a connection from 127.0.0.1: its certificate does not pass" in caplog.text
 
 
 def test_the_listener_waits_on_for_the_rightful_one(town: Town, caplog):
