@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; all parties have been ended", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # --help | head: nobody reads on, and the interpreter's last flush must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return _conclude(attempts, sweep=args.multirun)
 
 

@@ -60,6 +60,8 @@ def _section(schema: type, value: Any, key: str, problems: list[Problem]) -> Any
     values, leaves = {}, {}
     for name, entry in value.items():
         where = f"{key}.{name}" if key else str(name)
+        if entry is None and typing.get_origin(hints.get(name)) is dict:
+            entry = {}  # `kwargs:` with nothing below it, and model.kwargs=null, which drops what the group had
         if name not in hints:
             problems.append(Problem(where, f"unknown key; {did_you_mean(str(name), hints)}"))
         elif dataclasses.is_dataclass(hints[name]):

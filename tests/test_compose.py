@@ -85,6 +85,11 @@ def test_the_model_follows_the_data() -> None:
     assert settings.model.kwargs == {"in_channels": 3, "image_size": 32, "num_classes": 3}
 
 
+def test_arguments_of_another_module_replace_those_of_the_group() -> None:
+    settings = compose_settings(["model._target_=torch.nn.Linear", "model.kwargs=null", "model.kwargs.in_features=4"])
+    assert settings.model.kwargs == {"in_features": 4}
+
+
 def test_a_wrong_choice_is_one_line_with_the_nearest() -> None:
     assert problems("topology=two_hospital") == [
         "topology=two_hospital: no such topology; did you mean two_hospitals? "

@@ -236,6 +236,11 @@ def test_insecure_simulation_takes_two_or_three_compute_parties(count: int) -> N
     assert any("takes 2 or 3 compute parties" in problem for problem in found) == (count not in (2, 3))
 
 
+def test_a_dict_set_to_null_is_empty() -> None:
+    assert from_mapping(changed({"model.kwargs": None, "data.paths": None})).model.kwargs == {}
+    assert "policy.reveal: nobody receives anything" in problems({"policy.reveal": None})[0]
+
+
 def test_all_semantic_problems_at_once() -> None:
     found = problems({"task.batch_size": 0, "task.split": "tests", "topology.parties.dealer": None, "data.std": [-1.0]})
     assert len(found) == 4

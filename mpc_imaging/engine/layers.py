@@ -6,11 +6,15 @@ product). All sizes are normalised by the caller: tuples of int, no strings. Gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from mpc_imaging.engine import approximations, compat
+from mpc_imaging.engine import approximations, compat, tensors
+from mpc_imaging.engine.encoding import encode
+from mpc_imaging.randomness.ring import BilinearOp
 
 crypten = compat.load()
 
@@ -19,57 +23,88 @@ from crypten.mpc import MPCTensor  # noqa: E402
 Weight = MPCTensor | torch.Tensor
 
 
-def _with_bias(x: MPCTensor, bias: Weight | None, spatial: int) -> MPCTensor:
-    return x if bias is None else x + bias.view(-1, *[1] * spatial)
+def _rescaling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Brings shared arguments to the session's precision first (see `_public_product`)."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return function(*(_rescaled(arg) for arg in args), **kwargs)
+
+    return wrapped
+
+
+def _rescaled(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_rescaled(entry) for entry in value]
+    return tensors.rescaled(value) if isinstance(value, MPCTensor) else value
+
+
+def _public_product(op: BilinearOp, x: MPCTensor, w: torch.Tensor, b: torch.Tensor | None, spatial: int) -> MPCTensor:
+    """A linear layer with public weights: local. The result keeps twice the fraction bits until the next comparison or product.
+
+    So the layer itself costs no communication, and where a max-pool follows, fewer values are truncated.
+    """
+    bits = tensors.precision()
+    share = op(tensors.rescaled(x).share, encode(w, bits))
+    y = tensors.from_share(share, 2 * bits)
+    return y if b is None else y + b.view(-1, *[1] * spatial)
+
+
+def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int, params: dict[str, Any]) -> MPCTensor:
+    if isinstance(w, torch.Tensor):
+        return _public_product(BilinearOp(name, tuple(sorted(params.items()))), x, w, b, spatial)
+    y = getattr(tensors.rescaled(x), name)(w, **params)
+    return y if b is None else y + b.view(-1, *[1] * spatial)
 
 
 def conv2d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
     """(N, C, H, W) with (O, C / groups, kh, kw)."""
-    return _with_bias(x.conv2d(w, stride=stride, padding=padding, dilation=dilation, groups=groups), b, 2)
+    return _product("conv2d", x, w, b, 2, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups})
 
 
 def conv1d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
     """(N, C, L) with (O, C / groups, k), as a 2-d convolution over a height of one."""
-    y = x.unsqueeze(2).conv2d(
-        w.unsqueeze(2), stride=(1, *stride), padding=(0, *padding), dilation=(1, *dilation), groups=groups
-    )
-    return _with_bias(y.squeeze(2), b, 1)
+    params = {"stride": (1, *stride), "padding": (0, *padding), "dilation": (1, *dilation), "groups": groups}
+    y = _product("conv2d", x.unsqueeze(2), w.unsqueeze(2), None, 2, params).squeeze(2)
+    return y if b is None else y + b.view(-1, 1)
 
 
 def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_padding, groups: int, dilation):
     """(N, C, H, W) with (C, O / groups, kh, kw)."""
-    y = x.conv_transpose2d(
-        w, stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation
-    )
-    return _with_bias(y, b, 2)
+    params = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups, "dilation": dilation}
+    return _product("conv_transpose2d", x, w, b, 2, params)
 
 
 def linear(x, w: Weight, b: Weight | None):
     """x @ w.T + b."""
-    y = x.matmul(w.t())
-    return y if b is None else y + b
+    return _product("matmul", x, w.t(), b, 0, {})
 
 
+@_rescaling
 def matmul(a, b):
     """Matrix product."""
     return a.matmul(b)
 
 
+@_rescaling
 def add(a, b):
     """a + b."""
     return a + b
 
 
+@_rescaling
 def sub(a, b):
     """a - b."""
     return a - b
 
 
+@_rescaling
 def mul(a, b):
     """a * b, element-wise."""
     return a * b
 
 
+@_rescaling
 def div(a, b):
     """a / b for a public number b."""
     return a / b
@@ -77,35 +112,41 @@ def div(a, b):
 
 def relu(x):
     """max(x, 0)."""
-    return x.relu()
+    return tensors.rescaled(x.relu())
 
 
+@_rescaling
 def leaky_relu(x, slope: float):
     """x where positive, slope * x elsewhere."""
     positive = x.relu()
     return positive + (x - positive) * slope
 
 
+@_rescaling
 def hardtanh(x, low: float, high: float):
     """min(max(x, low), high)."""
     return x.hardtanh(low, high)
 
 
+@_rescaling
 def sigmoid(x):
     """1 / (1 + exp(-x))."""
     return approximations.sigmoid(x)
 
 
+@_rescaling
 def tanh(x):
     """2 sigmoid(2 x) - 1."""
     return approximations.sigmoid(x * 2) * 2 - 1
 
 
+@_rescaling
 def softmax(x, dim: int):
     """Probabilities along `dim`."""
     return approximations.softmax(x, dim % x.dim())
 
 
+@_rescaling
 def log_softmax(x, dim: int):
     """Their logarithms."""
     return approximations.log_softmax(x, dim % x.dim())
@@ -113,9 +154,10 @@ def log_softmax(x, dim: int):
 
 def max_pool2d(x, kernel, stride, padding, dilation):
     """Largest value of each window."""
-    return x.max_pool2d(kernel, padding=padding, stride=stride, dilation=dilation)
+    return tensors.rescaled(x.max_pool2d(kernel, padding=padding, stride=stride, dilation=dilation))
 
 
+@_rescaling
 def avg_pool2d(x, kernel, stride, padding, count_include_pad: bool = True):
     """Mean of each window; padding counts as zeros, or not at all."""
     y = x.avg_pool2d(kernel, stride=stride, padding=padding)
@@ -134,6 +176,7 @@ def _averaging(size: int, out: int) -> torch.Tensor:
     return matrix
 
 
+@_rescaling
 def adaptive_avg_pool2d(x, size):
     """Mean of windows that tile the input into `size` (oh, ow)."""
     h, w = x.shape[2:]
@@ -155,6 +198,7 @@ def upsample_nearest(x, scale):
     return x
 
 
+@_rescaling
 def upsample_bilinear(x, size, align_corners: bool):
     """Bilinear interpolation to `size` (H', W'): a public linear map."""
 
@@ -166,11 +210,13 @@ def upsample_bilinear(x, size, align_corners: bool):
     return _resize(x, matrix(x.shape[2], size[0]), matrix(x.shape[3], size[1]))
 
 
+@_rescaling
 def pad(x, pad: Sequence[int], value: float):
     """Constant padding, last dimension first, as torch.nn.functional.pad."""
     return x.pad(tuple(pad), value=value)
 
 
+@_rescaling
 def cat(xs, dim: int):
     """Concatenation."""
     return crypten.cat(list(xs), dim=dim)
@@ -196,11 +242,13 @@ def permute(x, dims):
     return x.permute(*dims)
 
 
+@_rescaling
 def mean(x, dims, keepdim: bool):
     """Mean over dimensions."""
     return x.mean(tuple(dims), keepdim=keepdim)
 
 
+@_rescaling
 def sum(x, dims, keepdim: bool):  # noqa: A001  (torch's name)
     """Sum over dimensions."""
     return x.sum(tuple(dims), keepdim=keepdim)
@@ -220,6 +268,7 @@ def split(x, sizes: Sequence[int], dim: int):
     return parts
 
 
+@_rescaling
 def scale_shift(x, scale: Weight, shift: Weight, channel_dim: int = 1):
     """x * scale + shift for each channel: a batch-norm with fixed statistics."""
     shape = [-1 if d == channel_dim else 1 for d in range(x.dim())]

@@ -32,5 +32,19 @@ def argmax_onehot(tensor: MPCTensor) -> MPCTensor:
 
 def scaled_bit(bit: MPCTensor, value: float) -> MPCTensor:
     """A shared bit (an integer without a scale) times a public number; CrypTen would round the number to an integer."""
-    bits = crypten.cfg.encoder.precision_bits
-    return from_share(bit.share * round(value * 2**bits), bits)
+    return from_share(bit.share * round(value * 2 ** precision()))
+
+
+def precision() -> int:
+    """The session's bits of fraction."""
+    return crypten.cfg.encoder.precision_bits
+
+
+def rescaled(x: MPCTensor) -> MPCTensor:
+    """The same value at the session's precision; a product with public weights that was left unscaled is truncated here."""
+    excess = x.encoder._precision_bits - precision()
+    if excess <= 0:
+        return x
+    result = from_share(x.share.clone())
+    result._tensor.div_(2**excess)
+    return result

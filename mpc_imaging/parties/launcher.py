@@ -11,20 +11,20 @@ import codecs
 import contextlib
 import copy
 import os
+import pty
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from mpc_imaging.errors import MPCImagingError, PeerLostError
 from mpc_imaging.settings import Settings, save
@@ -124,21 +124,22 @@ class _Children:
         folder.mkdir(parents=True, exist_ok=True)
         # One thread each: the parties share this machine, and sums in another order would not be repeatable.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        path = folder / "stderr.txt"
         if shown:
             options = [*options, "--progress"]
-            if sys.stderr.isatty():  # the pipe between is none: tell rich what stands at its end
-                environment |= {"FORCE_COLOR": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
-        path = folder / "stderr.txt"
-        with path.open("wb") as log:
-            process = subprocess.Popen(
-                self._command(name, options),
-                stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE if shown else log,
-                pass_fds=[listen_fd],
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end the whole group of each party
-            )
-        echo = threading.Thread(target=_echo, args=(process.stderr, path), daemon=True) if shown else None
+            ours, theirs = _open_terminal_or_pipe()
+        else:
+            ours, theirs = None, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        process = subprocess.Popen(
+            self._command(name, options),
+            stdin=subprocess.PIPE,
+            stderr=theirs,
+            pass_fds=[listen_fd],
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the whole group of each party
+        )
+        os.close(theirs)
+        echo = threading.Thread(target=_echo, args=(ours, path), daemon=True) if shown else None
         if echo:
             echo.start()
         self._children.append(_Child(name, process, path, echo))
@@ -181,13 +182,22 @@ class _Children:
                 os.killpg(child.process.pid, number)  # the group: a party may have started processes of its own
 
 
-def _echo(pipe: IO[bytes], path: Path) -> None:
+def _open_terminal_or_pipe() -> tuple[int, int]:
+    """Reading and writing end of a pipe; of a terminal as wide as ours if we have one, so that bars are drawn."""
+    if not sys.stderr.isatty():
+        return os.pipe()
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, termios.tcgetwinsize(sys.stderr.fileno()))
+    return ours, theirs
+
+
+def _echo(fd: int, path: Path) -> None:
     """Copy what a process writes to its log and to our standard error, until it closes."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    with pipe, path.open("wb") as log:
-        while chunk := os.read(pipe.fileno(), 65536):
+    closed = contextlib.suppress(OSError)  # how a terminal, unlike a pipe, says that its other end is closed
+    with open(fd, "rb", buffering=0) as stream, path.open("wb", buffering=0) as log, closed:
+        while chunk := stream.read(65536):
             log.write(chunk)
-            log.flush()
             sys.stderr.write(decoder.decode(chunk))
             sys.stderr.flush()
 

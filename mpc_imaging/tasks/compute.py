@@ -121,6 +121,6 @@ def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any) -> tor
     results = []
     with tensors.no_grad():
         for rows in batches(len(images), batch_size):
-            results.append(tensors.share_of(model(tensors.from_share(images[rows]))))
+            results.append(tensors.share_of(tensors.rescaled(model(tensors.from_share(images[rows])))))
             tick(rows.stop - rows.start)
     return torch.cat(results)

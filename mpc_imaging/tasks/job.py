@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpc_imaging.engine.encoding import decode
+from mpc_imaging.models.weights import save_weights
 from mpc_imaging.parties.policy import allowed_rows
 from mpc_imaging.parties.reveal import reveal
 from mpc_imaging.parties.session import Session
@@ -95,6 +96,16 @@ class Job:
             self._write(split, "logits", opened.float(), opened.argmax(1))
         elif predicted is not None:
             self._write(split, "predictions", None, predicted)
+
+    def open_weights(self, shapes: Mapping[str, torch.Size], shares: Mapping[str, torch.Tensor] | None) -> None:
+        """Open trained weights to whom the policy names, and write them there (weights.safetensors)."""
+        sizes = [shape.numel() for shape in shapes.values()]
+        flat = None if shares is None else torch.cat([shares[name].flatten() for name in shapes])
+        opened = self.open("weights", flat, (sum(sizes),))
+        if opened is not None:
+            parts = opened.float().split(sizes)
+            state = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+            save_weights(state, self.folder / "weights.safetensors")
 
     def _rows(self, value: str, split: str) -> dict[str, slice]:
         return allowed_rows(self.settings, value, self.catalogue.spans(split), self.catalogue.total(split))

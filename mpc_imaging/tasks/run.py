@@ -74,7 +74,7 @@ def _take_part(
             job.finish(None, [])
             return
         if session.rank is None:
-            _task(job, None, data)
+            _task(job, prepared, None, data)
             job.finish(None, [])
         else:
             _compute(job, prepared, state, data)
@@ -104,30 +104,42 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 
 def _compute(job: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]) -> None:
     from mpc_imaging.models.convert import SecureModule
-    from mpc_imaging.tasks import compute, weights
+    from mpc_imaging.tasks import compute
 
     session, settings = job.session, job.settings
     with compute.engine(session) as meter:
         from mpc_imaging.engine import layers
-        from mpc_imaging.engine.tensors import from_share, share_of
+        from mpc_imaging.engine.tensors import from_share
 
         model = SecureModule(prepared, layers)
         model.load({k: v if v.is_floating_point() else from_share(v) for k, v in state.items()})
         model.observer = meter.layer
         meter.start()
-        _task(job, model, data)
-        if settings.task.kind is TaskKind.train:
-            trained = {name: share_of(model.parameters[name]) for name in state}
-            weights.write_shares(session, trained, job.folder)
+        _task(job, prepared, model, data)
         cost = meter.cost()
     job.finish(cost, meter.layer_rows())
 
 
-def _task(job: Any, model: Any, data: dict[str, tuple]) -> None:
+def _task(job: Any, prepared: torch.fx.GraphModule, model: Any, data: dict[str, tuple]) -> None:
     from mpc_imaging.tasks.infer import infer
     from mpc_imaging.tasks.train import train
 
-    split = job.settings.task.split
     if job.settings.task.kind is TaskKind.train:
         train(job, model, data)
-    infer(job, model, *data[split])
+    infer(job, model, *data[job.settings.task.split])
+    if job.settings.task.kind is TaskKind.train:
+        _keep_weights(job, prepared, model)
+
+
+def _keep_weights(job: Any, prepared: torch.fx.GraphModule, model: Any) -> None:
+    """Trained weights stay as each compute party's share file, and are opened where the policy says so."""
+    from mpc_imaging.tasks import weights
+
+    shapes = {name: value.shape for name, value in weights.floating_state(prepared).items()}
+    shares = None
+    if model is not None:
+        from mpc_imaging.engine.tensors import share_of
+
+        shares = {name: share_of(model.parameters[name]) for name in shapes}
+        weights.write_shares(job.session, shares, job.folder)
+    job.open_weights(shapes, shares)

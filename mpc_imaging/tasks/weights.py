@@ -68,7 +68,9 @@ def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.G
     Raises `ModelError` for layers that cannot run on shares, and for a model that does not fit the images or the classes.
     """
     module = build(settings.model, settings.seed) if module is None else module
-    prepared = prepare(module, training=settings.task.kind is TaskKind.train)
+    # Shares were made of the graph that was trained, in which nothing is folded.
+    training = settings.task.kind is TaskKind.train or settings.model.weights.source is WeightsSource.shares
+    prepared = prepare(module, training)
     data = settings.data
     shape = output_shape(prepared, (2, data.channels, data.image_size, data.image_size))
     if tuple(shape) != (2, len(data.class_names)):

@@ -84,6 +84,9 @@ class TlsSocket:
 
     def receive_into(self, view: memoryview) -> int:
         """Read into ``view`` (not empty); how many bytes, 0 when none has arrived. Raises EOFError at the end."""
+        # Asking OpenSSL for what is not there raises, which costs as much as a system call: fetch first.
+        if not self.buffered and not self._fetch():
+            return 0
         while True:
             try:
                 return self._ssl.read(len(view), view)

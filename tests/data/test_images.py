@@ -18,9 +18,8 @@ def test_resize_keeps_the_aspect_and_centres() -> None:
 
 
 def test_resize_is_antialiased() -> None:
-    stripes = torch.zeros(1, 1, 64, 64)
-    stripes[..., ::2] = 1
-    assert (resize(stripes, 16) - 0.5).abs()[..., 2:-2].max() < 0.05
+    noise = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert resize(noise, 16).std() < 0.06  # without antialiasing it averages 4 of the 64 pixels, and 0.14 remains
 
 
 def test_resize_leaves_images_of_the_right_size_alone() -> None:

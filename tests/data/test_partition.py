@@ -148,3 +148,9 @@ def test_subsets_keep_the_balance_and_the_order(count: int, limit: int, seed: in
     assert abs(sum(row.label for row in kept) - expected) < 1
     assert kept == subset(rows, limit, seed)
     assert subset(rows, None, seed) == rows
+
+
+def test_subsets_round_to_the_nearest_share_of_a_class() -> None:
+    rows = [Row(i, "train", int(i >= 3), f"p{i}") for i in range(10)]
+    for seed in range(5):
+        assert sum(row.label for row in subset(rows, 4, seed)) == 3  # of 1.2 and 2.8

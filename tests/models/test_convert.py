@@ -199,7 +199,8 @@ def test_names_and_shapes_depend_on_the_architecture_alone() -> None:
 
 def test_training_keeps_every_parameter_trainable_and_follows_the_gradients() -> None:
     module = nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU(), nn.Dropout(0.0), nn.Flatten(), nn.Linear(160, 2))
-    secure = converted(module, training=True)
+    with torch.no_grad():  # the caller's mode is not the model's
+        secure = converted(module, training=True)
     assert secure.trainable() == ["0.weight", "0.bias", "4.weight", "4.bias"]
     secure.parameters = {name: x.clone().requires_grad_() for name, x in secure.parameters.items()}
     x = torch.randn(IMAGES)
@@ -214,8 +215,7 @@ def test_training_keeps_frozen_batch_norm_fixed() -> None:
 
     module = nn.Sequential(nn.Conv2d(4, 2, 3), FrozenBatchNorm2d(2), nn.ReLU())
     module[0].bias.requires_grad_(False)
-    randomise_frozen = module[1]
-    randomise_frozen.running_mean.normal_()
+    module[1].running_mean.normal_()
     secure = converted(module, training=True)
     assert secure.trainable() == ["0.weight"]
     assert list(secure.parameter_shapes()) == ["0.weight", "0.bias", "1.scale", "1.shift"]

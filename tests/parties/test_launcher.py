@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from pathlib import Path
@@ -179,6 +181,19 @@ def test_progress_of_the_first_compute_party_is_shown(tmp_path: Path, capfd: pyt
         assert f"{name} here" in (tmp_path / "parties" / name / "stderr.txt").read_text()
 
 
+def test_on_a_terminal_the_first_compute_party_has_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 97))
+    say = "print(sys.stderr.isatty(), os.get_terminal_size(2).columns, file=sys.stderr)"
+    bodies = dict.fromkeys(PARTIES, "print(sys.stderr.isatty(), file=sys.stderr)")
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        launch(tmp_path, settings(), command=fake(tmp_path, **(bodies | {"hospital_a": say})))
+        assert os.read(ours, 1000).split() == [b"True", b"97"]
+    os.close(ours)
+    assert [last_line(tmp_path / "parties" / name / "stderr.txt") for name in PARTIES] == ["True 97", "False", "False"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_orphans_when_the_launcher_ends(tmp_path: Path, number: signal.Signals) -> None:
     hang = f"""
@@ -200,7 +215,7 @@ def test_no_orphans_when_the_launcher_ends(tmp_path: Path, number: signal.Signal
     """
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -141,6 +142,19 @@ class RawPeer:
     def close(self) -> None:
         """Close without a word."""
         self.sock.close()
+
+
+class CountingPoll:
+    """`select.poll` that tells how often a party woke up: waiting must not be busy waiting."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.real = select.poll()
+        self.register, self.unregister = self.real.register, self.real.unregister
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        self.calls += 1
+        return self.real.poll(timeout)
 
 
 def together(jobs: Mapping[str, Callable[[], Any]], timeout_s: float = 20.0) -> dict[str, Any]:
