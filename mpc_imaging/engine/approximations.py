@@ -1,7 +1,7 @@
 """Functions that fixed-point numbers can only approximate, tuned for what classification needs.
 
 CrypTen's exponential, (1 + x / 256)**256, is 5 % off at x = -5, and its logarithm 2 %; training with those does not follow plaintext.
-Here the exponential takes one more term, and the reciprocal and the logarithm start from the best polynomial on a known interval.
+Here the exponential takes two more terms, and the reciprocal and the logarithm start from the best polynomial on a known interval.
 Works on any CrypTen tensor, whatever protocol computes.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpc_imaging.engine.tensors import scaled_bit
+from mpc_imaging.engine.tensors import precision, scaled_bit
 
 if TYPE_CHECKING:
     from crypten.mpc import MPCTensor
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 # exp(-16) is below half a unit at 20 bits of fraction.
 EXP_FLOOR = -16.0
 EXP_SQUARINGS = 5
-TARGET = 2.0**-16
 LOG_DEGREE, LOG_RANGE = 6, 4.0
 
 
 def exp_nonpositive(x: MPCTensor) -> MPCTensor:
-    """exp(x) for x <= 0: (1 + t + t**2 / 2)**32 with t = max(x, -16) / 32; absolute error below 3e-4."""
+    """exp(x) for x <= 0: (1 + t + t**2 / 2 + t**3 / 6)**32 with t = max(x, -16) / 32; absolute error below 6e-6 + 32 units."""
     t = ((x - EXP_FLOOR).relu() + EXP_FLOOR) / 2**EXP_SQUARINGS
-    y = t.square() * 0.5 + t + 1
+    y = t * (t * (t / 6 + 0.5) + 1) + 1
     for _ in range(EXP_SQUARINGS):
         y = y.square()
     return y
 
 
 @functools.lru_cache(maxsize=32)
-def _reciprocal_plan(high: float) -> tuple[float, float, int]:
-    """Linear start a - b s for 1 / s on [1, high] (Chebyshev), and the number of Newton steps that reach `TARGET`."""
+def _reciprocal_plan(high: float, target: float) -> tuple[float, float, int]:
+    """Linear start a - b s for 1 / s on [1, high] (Chebyshev), and the number of Newton steps that reach an error of `target`."""
     if high == 1.0:
         return 1.0, 0.0, 0
     z = (high + 1) / (high - 1)
@@ -45,14 +44,14 @@ def _reciprocal_plan(high: float) -> tuple[float, float, int]:
     b = 8 * error / (high - 1) ** 2
     a = 8 * error * (high + 1) / (high - 1) ** 2
     steps = 0
-    while error > TARGET:
+    while error > target:
         error, steps = error * error, steps + 1
     return a, b, steps
 
 
 def reciprocal(s: MPCTensor, high: float) -> MPCTensor:
     """1 / s for 1 <= s <= high, by Newton's method (quadratic) from the best line."""
-    a, b, steps = _reciprocal_plan(float(high))
+    a, b, steps = _reciprocal_plan(float(high), 2.0 ** -precision())
     y = a - s * b
     for _ in range(steps):
         y = y * (2 - s * y)
