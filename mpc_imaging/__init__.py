@@ -1,6 +1,6 @@
 """Train and run medical-image models across hospitals on secret shares.
 
-Start with ``python -m mpc_imaging --help``; the architecture is described in README.md, the threat model in SECURITY.md.
+Start with ``python -m mpc_imaging --help``. README.md describes the architecture, SECURITY.md the threat model.
 """
 
 __version__ = "0.1.0"

@@ -91,7 +91,10 @@ def compose_settings(
 
 
 def forced(overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> list[str]:
-    """``overrides`` as Hydra should see them: ``++`` for single keys, which then need not exist; none for groups."""
+    """``overrides`` as Hydra should see them: ``++`` for single keys, which then need not exist; none for groups.
+
+    A mapping given whole (``policy.reveal={...}``) replaces what stood there.
+    """
     built_in, groups = _groups([]), _groups(config_dirs)
     result = []
     for override in map(_parsed, overrides):
@@ -100,8 +103,23 @@ def forced(overrides: Sequence[str], config_dirs: Sequence[Path | str] = ()) -> 
             line = line.lstrip("+")
         elif not (override.is_hydra_override() or override.is_delete() or override.key_or_group in groups):
             line = "++" + line.lstrip("+")
+            if (
+                not override.is_sweep_override()
+                and isinstance(override.value(), dict)
+                and _is_mapping(override.key_or_group)
+            ):
+                # Hydra would add to what the group's file lists: policy.reveal={...} would open more than it says.
+                result.append(f"~{override.key_or_group}")
         result.append(line)
     return result
+
+
+def _is_mapping(key: str) -> bool:
+    """Whether a dotted key of the schema holds a mapping."""
+    node: Any = to_mapping(Settings())
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return isinstance(node, dict)
 
 
 def points(overrides: Sequence[str]) -> list[list[str]]:

@@ -64,6 +64,6 @@ class TransportError(MPCImagingError):
 
 
 class PeerLostError(TransportError):
-    """A peer vanished, was silent for too long, or ended the session. Rarely the cause: look at that peer's own message."""
+    """A peer vanished, was silent for too long, or ended the session. Rarely the cause: see that peer's own message."""
 
     exit_code = 3

@@ -39,12 +39,25 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="party=NAME, and the configuration as for python -m mpc_imaging")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="party=NAME, and the configuration as for python -m mpc_imaging",
+    )
     parser.add_argument("--config-file", type=Path, help="a settings.yaml that a run wrote, instead of composing one")
-    parser.add_argument("--config-dir", action="append", default=[], help="folder with configuration groups of your own")
-    parser.add_argument("--run-dir", type=Path, help="run folder; the party writes into parties/NAME of it (default: a new one)")
-    parser.add_argument("--certificates", type=Path, help="folder with ca.crt, party.crt and party.key (or transport.certificates)")
-    parser.add_argument("--progress", action="store_true", help="show progress (the default for a party started by hand)")
+    parser.add_argument(
+        "--config-dir", action="append", default=[], help="folder with configuration groups of your own"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, help="run folder; the party writes into parties/NAME of it (default: a new one)"
+    )
+    parser.add_argument(
+        "--certificates", type=Path, help="folder with ca.crt, party.crt and party.key (or transport.certificates)"
+    )
+    parser.add_argument(
+        "--progress", action="store_true", help="show progress (the default for a party started by hand)"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--watch-stdin", action="store_true", help=argparse.SUPPRESS)
@@ -61,20 +74,24 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
             raise ConfigError([f"--config-file fixes the configuration: leave out {' '.join(overrides)}"])
         settings = config.load(arguments.config_file, named[0])
     else:
-        from mpc_imaging.compose import compose
+        from mpc_imaging.compose import compose_settings
 
-        settings = config.from_mapping(compose(overrides, arguments.config_dir), named[0])
+        settings = compose_settings(overrides, arguments.config_dir, party=named[0])
     if named[0] not in settings.topology.parties:
-        raise ConfigError([f"party={named[0]}: topology {settings.topology.name} has {', '.join(settings.topology.parties)}"])
+        raise ConfigError(
+            [f"party={named[0]}: topology {settings.topology.name} has {', '.join(settings.topology.parties)}"]
+        )
     return settings, named[0]
 
 
 def _certificates(arguments: argparse.Namespace, settings: Settings, party: str) -> Path:
     chosen = arguments.certificates or settings.transport.certificates
     if chosen is None:
-        raise ConfigError([
-            f"{party} has no certificate: set transport.certificates to its folder; make one with python -m mpc_imaging.certs"
-        ])
+        raise ConfigError(
+            [
+                f"{party} has no certificate: set transport.certificates to its folder; make one with python -m mpc_imaging.certs"
+            ]
+        )
     return Path(chosen).expanduser()
 
 
@@ -145,8 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger("mpc_imaging.party").error("%s", error)
         if arguments.debug:
             traceback.print_exc()
-        for line in getattr(error, "problems", [str(error)]):
-            print(line, file=sys.stderr, flush=True)
+        # One line: the launcher shows the last line of a party that failed.
+        print(error, file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped by the operator", file=sys.stderr, flush=True)
@@ -161,7 +178,9 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         where = f"{Path(place.filename).name}:{place.lineno}"
         log = f"; see {folder / 'log.txt'}" if folder else ""
-        print(f"unexpected {type(error).__name__} at {where}{log}, or run again with --debug", file=sys.stderr, flush=True)
+        print(
+            f"unexpected {type(error).__name__} at {where}{log}, or run again with --debug", file=sys.stderr, flush=True
+        )
         return 1
     return 0
 

@@ -1,1 +1,1 @@
-"""The only package that imports CrypTen: it prepares, patches and extends it, and offers what tasks and models need of it."""
+"""The only package that imports CrypTen: prepares, patches and extends it; offers what tasks and models need of it."""

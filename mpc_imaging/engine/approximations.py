@@ -1,8 +1,9 @@
 """Functions that fixed-point numbers can only approximate, tuned for what classification needs.
 
-CrypTen's exponential, (1 + x / 256)**256, is 5 % off at x = -5, and its logarithm 2 %; training with those does not follow plaintext.
-Here the exponential takes two more terms, and the reciprocal and the logarithm start from the best polynomial on a known interval.
-Works on any CrypTen tensor, whatever protocol computes.
+CrypTen's exponential, (1 + x / 256)**256, is 5 % off at x = -5, and its logarithm 2 %; training with those does not
+follow plaintext. Here the exponential takes two more terms, and the reciprocal and the logarithm start from the best
+polynomial on a known interval. Works on any CrypTen tensor, whatever protocol computes. Errors are absolute; a unit is
+2**-fraction_bits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LOG_DEGREE, LOG_RANGE = 6, 4.0
 
 
 def exp_nonpositive(x: MPCTensor) -> MPCTensor:
-    """exp(x) for x <= 0: (1 + t + t**2 / 2 + t**3 / 6)**32 with t = max(x, -16) / 32; absolute error below 6e-6 + 32 units."""
+    """exp(x) for x <= 0: (1 + t + t**2 / 2 + t**3 / 6)**32 with t = max(x, -16) / 32; error below 6e-6 + 64 units."""
     t = ((x - EXP_FLOOR).relu() + EXP_FLOOR) / 2**EXP_SQUARINGS
     y = t * (t * (t / 6 + 0.5) + 1) + 1
     for _ in range(EXP_SQUARINGS):
@@ -35,7 +36,7 @@ def exp_nonpositive(x: MPCTensor) -> MPCTensor:
 
 @functools.lru_cache(maxsize=32)
 def _reciprocal_plan(high: float, target: float) -> tuple[float, float, int]:
-    """Linear start a - b s for 1 / s on [1, high] (Chebyshev), and the number of Newton steps that reach an error of `target`."""
+    """Start a - b s for 1 / s on [1, high] (Chebyshev), and how many Newton steps reach relative error `target`."""
     if high == 1.0:
         return 1.0, 0.0, 0
     z = (high + 1) / (high - 1)
@@ -67,7 +68,7 @@ def _log_coefficients(high: float) -> list[float]:
 
 
 def log(s: MPCTensor, high: float) -> MPCTensor:
-    """log(s) for 1 <= s <= high, absolute error below 1e-3: halve the range by comparisons until a polynomial serves."""
+    """log(s) for 1 <= s <= high, error below 1e-3: narrows the range by comparisons until a polynomial serves."""
     if high > LOG_RANGE:
         cut = math.sqrt(high)
         above = s.ge(cut)

@@ -52,7 +52,9 @@ class MeshCommunicator(Communicator):
     def _everyone(self, buffers: list[memoryview], sizes: list[int]) -> list[list[bytearray | memoryview]]:
         """Swap buffers with all others in one round: for each rank its buffers joined."""
         total = sum(sizes)
-        received = self._mesh.exchange(Kind.OPENING, dict.fromkeys(self._others, buffers), dict.fromkeys(self._others, total))
+        received = self._mesh.exchange(
+            Kind.OPENING, dict.fromkeys(self._others, buffers), dict.fromkeys(self._others, total)
+        )
         return [received[name] for name in self._others]
 
     # protocols.context.Channel
@@ -62,7 +64,10 @@ class MeshCommunicator(Communicator):
         buffers = [_buffer(share) for share in shares]
         results = [share.clone() for share in shares]
         for payload in self._everyone(buffers, [b.nbytes for b in buffers]):
-            words, start = torch.frombuffer(payload, dtype=torch.int64) if payload else torch.empty(0, dtype=torch.int64), 0
+            words, start = (
+                torch.frombuffer(payload, dtype=torch.int64) if payload else torch.empty(0, dtype=torch.int64),
+                0,
+            )
             for result in results:
                 result += words[start : start + result.numel()].view(result.shape)
                 start += result.numel()
@@ -135,14 +140,18 @@ class MeshCommunicator(Communicator):
             return tensor
         size = 8 * sum(t.numel() for t in tensors)
         payload = self._mesh.exchange(Kind.OPENING, {}, {self._names[src]: size})[self._names[src]]
-        for t, part in zip(tensors, torch.frombuffer(payload, dtype=torch.int64).split([t.numel() for t in tensors]), strict=True):
+        for t, part in zip(
+            tensors, torch.frombuffer(payload, dtype=torch.int64).split([t.numel() for t in tensors]), strict=True
+        ):
             t.copy_(part.view(t.shape))
         return tensor
 
     def scatter(self, scatter_list, src, size=None, device=None):
         """One tensor to each party."""
         if self.rank == src:
-            outgoing = {name: [_buffer(t)] for name, t in zip(self._names, scatter_list, strict=True) if name != self._mesh.me}
+            outgoing = {
+                name: [_buffer(t)] for name, t in zip(self._names, scatter_list, strict=True) if name != self._mesh.me
+            }
             self._mesh.exchange(Kind.OPENING, outgoing, {})
             return scatter_list[self.rank]
         size = torch.Size(size if size is not None else scatter_list[self.rank].size())
@@ -163,7 +172,9 @@ class MeshCommunicator(Communicator):
         self._everyone([], [])
 
     def _no_objects(self, *args, **kwargs):
-        raise TransportError(f"{self._mesh.me}: objects are never sent, since receiving one means unpickling it; pass size= to crypten.cryptensor")
+        raise TransportError(
+            f"{self._mesh.me}: objects are never sent, since receiving one means unpickling it; pass size= to crypten.cryptensor"
+        )
 
     send_obj = recv_obj = broadcast_obj = _no_objects
 

@@ -1,8 +1,8 @@
 """Loads CrypTen on a current torch.
 
-CrypTen imports ONNX, and parts of `torch.onnx` that torch has removed, at import time, for `crypten.nn.from_pytorch` alone. This package
-converts models with torch.fx instead (`mpc_imaging.models.convert`), so stand-ins take the place of those modules while CrypTen is
-imported; whatever else in the process wants the real ones gets them afterwards.
+CrypTen imports ONNX, and parts of `torch.onnx` that torch has removed, at import time, for `crypten.nn.from_pytorch`
+alone. This package converts models with torch.fx instead (`mpc_imaging.models.convert`), so stand-ins take the place of
+those modules while CrypTen is imported; whatever else in the process wants the real ones gets them afterwards.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def load() -> ModuleType:
         return sys.modules["crypten"]
     names = [name for name in _STANDINS if name != "tensorflow"]
     saved = {name: sys.modules.get(name) for name in _STANDINS}
-    attributes = {name: getattr(torch.onnx, name) for name in ("symbolic_helper", "utils") if name in torch.onnx.__dict__}
+    attributes = {
+        name: getattr(torch.onnx, name) for name in ("symbolic_helper", "utils") if name in torch.onnx.__dict__
+    }
     for name in names:
         sys.modules[name] = _Standin(name)
     # None makes the import fail at once: CrypTen looks for TensorFlow, which would take seconds where it is installed.

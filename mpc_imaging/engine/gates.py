@@ -1,6 +1,7 @@
 """CrypTen's tensor methods, on this package's protocols. `install` puts them into CrypTen's classes.
 
-Each function has the name and signature of the CrypTen method that it replaces and works on whatever context is installed.
+Each function has the name and signature of the CrypTen method that it replaces and works on whatever context is
+installed.
 """
 
 from __future__ import annotations

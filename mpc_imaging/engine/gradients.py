@@ -1,4 +1,4 @@
-"""Gradients of the replaced gates, for CrypTen's autograd: the comparisons of the forward pass serve the backward pass too."""
+"""Gradients of the replaced gates, for CrypTen's autograd: the forward pass's comparisons serve the backward pass."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class MaxPool2d(stock.AutogradFunction):
     def forward(ctx, input, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
         """Max-pool."""
         if return_indices:
-            raise NotImplementedError("max_pool2d with return_indices has no gradient here; call it on a detached tensor")
+            raise NotImplementedError(
+                "max_pool2d with return_indices has no gradient here; call it on a detached tensor"
+            )
         windows = gates.Windows(input.size(), kernel_size, stride, padding, dilation, ceil_mode)
         output, levels = gates.max_pool_levels(input, windows)
         ctx.save_multiple_for_backward([windows, levels])
@@ -69,7 +71,7 @@ class MaxPool2d(stock.AutogradFunction):
 
 
 class Conv2d(stock.AutogradFunction):
-    """CrypTen computes the kernel's gradient by a convolution with one group for each image and channel; this is one product."""
+    """One product for the kernel's gradient; CrypTen convolves with one group for each image and channel."""
 
     @staticmethod
     def forward(ctx, input, kernel, stride=1, padding=0, dilation=1, groups=1):
@@ -105,7 +107,9 @@ class ConvTranspose2d(stock.AutogradFunction):
     @staticmethod
     def forward(ctx, input, kernel, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
         """Transposed convolution."""
-        stride, padding, output_padding, dilation = (gates._pairs(v, 2) for v in (stride, padding, output_padding, dilation))
+        stride, padding, output_padding, dilation = (
+            gates._pairs(v, 2) for v in (stride, padding, output_padding, dilation)
+        )
         ctx.save_multiple_for_backward([input, kernel, stride, padding, dilation, groups])
         return input.conv_transpose2d(
             kernel, stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation

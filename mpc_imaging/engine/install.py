@@ -68,7 +68,9 @@ def _a2b(tensor):
 
 
 def _sealed(self, *args, **kwargs):
-    raise PolicyError("values are opened by mpc_imaging.parties.reveal only, which asks the policy and writes the ledger")
+    raise PolicyError(
+        "values are opened by mpc_imaging.parties.reveal only, which asks the policy and writes the ledger"
+    )
 
 
 def _hidden(self) -> str:
@@ -104,8 +106,17 @@ def install(
     _replace(FixedPointEncoder, "encode", gates.encode)
     _replace(FixedPointEncoder, "decode", gates.decode)
     # Comparisons by tables instead of 64-bit adder circuits: a sixth of the rounds, a fifteenth of the bytes.
-    methods = {"_ltz": gates._ltz, "eq": gates.eq, "ne": gates.ne, "relu": gates.relu, "hardtanh": gates.hardtanh,
-               "abs": gates.abs_, "max": gates.maximum, "argmax": gates.argmax, "max_pool2d": gates.max_pool2d}
+    methods = {
+        "_ltz": gates._ltz,
+        "eq": gates.eq,
+        "ne": gates.ne,
+        "relu": gates.relu,
+        "hardtanh": gates.hardtanh,
+        "abs": gates.abs_,
+        "max": gates.maximum,
+        "argmax": gates.argmax,
+        "max_pool2d": gates.max_pool2d,
+    }
     for name, method in methods.items():
         _replace(MPCTensor, name, method)
     gradients.register()

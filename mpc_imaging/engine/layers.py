@@ -1,7 +1,8 @@
 """The operations that `mpc_imaging.models.convert.SecureModule` interprets a network with, on CrypTen tensors.
 
-Inputs and activations are shared; weights are shared, or public torch tensors (then linear layers cost one truncation and no
-product). All sizes are normalised by the caller: tuples of int, no strings. Gradients flow through every function.
+Inputs and activations are shared; weights are shared, or public torch tensors (then linear layers cost one truncation
+and no product). All sizes are normalised by the caller: tuples of int, no strings. Gradients flow through every
+function.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ def _rescaled(value: Any) -> Any:
 
 
 def _public_product(op: BilinearOp, x: MPCTensor, w: torch.Tensor, b: torch.Tensor | None, spatial: int) -> MPCTensor:
-    """A linear layer with public weights: local. The result keeps twice the fraction bits until the next comparison or product.
+    """A linear layer with public weights: local.
 
-    So the layer itself costs no communication, and where a max-pool follows, fewer values are truncated.
+    The result keeps twice the fraction bits until the next comparison or product. So the layer itself costs no
+    communication, and where a max-pool follows, fewer values are truncated.
     """
     bits = tensors.precision()
     share = op(tensors.rescaled(x).share, encode(w, bits))
@@ -59,7 +61,9 @@ def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int,
 
 def conv2d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
     """(N, C, H, W) with (O, C / groups, kh, kw)."""
-    return _product("conv2d", x, w, b, 2, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups})
+    return _product(
+        "conv2d", x, w, b, 2, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    )
 
 
 def conv1d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
@@ -71,7 +75,13 @@ def conv1d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: in
 
 def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_padding, groups: int, dilation):
     """(N, C, H, W) with (C, O / groups, kh, kw)."""
-    params = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups, "dilation": dilation}
+    params = {
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+        "groups": groups,
+        "dilation": dilation,
+    }
     return _product("conv_transpose2d", x, w, b, 2, params)
 
 

@@ -1,7 +1,8 @@
-"""Training losses on shares: the value, where the policy reveals it, and the gradient for the logits, both summed over the batch.
+"""Training losses on shares: the value, where the policy reveals it, and the gradient for the logits.
 
-Sums, not means: dividing (p - y) by the batch size would cost five of the 16 bits of fraction before the backward pass; the
-optimiser divides once, at the parameters. Definitions equal `mpc_imaging.baselines.plaintext.loss_function`, times the batch size.
+Both are sums over the batch, not means: dividing (p - y) by the batch size would cost five of the 16 bits of fraction before the backward pass;
+the optimiser divides once, at the parameters. Definitions equal `mpc_imaging.baselines.plaintext.loss_function`, times
+the batch size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from crypten.mpc import MPCTensor
 
 
-def loss_and_gradient(kind: Loss, logits: MPCTensor, onehot: MPCTensor, want_loss: bool) -> tuple[MPCTensor | None, MPCTensor]:
+def loss_and_gradient(
+    kind: Loss, logits: MPCTensor, onehot: MPCTensor, want_loss: bool
+) -> tuple[MPCTensor | None, MPCTensor]:
     """Loss summed over the batch (scalar; None unless wanted) and its gradient for the logits (N, K).
 
     `logits` and `onehot` are (N, K); `logits` must be detached from the autograd graph.

@@ -12,7 +12,7 @@ from mpc_imaging.engine.tensors import from_share
 if TYPE_CHECKING:
     from crypten.mpc import MPCTensor
 
-# Public factors such as 1e-4 need more fraction than the values; a product with them is truncated by these bits in one go.
+# Public factors such as 1e-4 need more fraction than the values have; products with them are truncated by these bits.
 FACTOR_BITS = 24
 
 
@@ -25,7 +25,11 @@ class SGD:
         self._velocity: dict[str, torch.Tensor] = {}
 
     def step(self, batch: int) -> None:
-        """Update all parameters in place from gradients that are summed over `batch` images, in two rounds for all together."""
+        """Update all parameters from gradients that are summed over `batch` images, in two rounds for all together.
+
+        Gradients are then cleared. A parameter without one stays as it is. Values must stay below
+        2**(38 - fraction_bits) in size.
+        """
         names = [name for name, p in self._parameters.items() if p.grad is not None]
         sums = []
         for name in names:

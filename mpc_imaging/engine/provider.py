@@ -1,4 +1,4 @@
-"""CrypTen's `TupleProvider` on this package's correlated randomness, for what CrypTen computes by itself (binary circuits)."""
+"""CrypTen's `TupleProvider` on this package's correlated randomness, for CrypTen's own binary circuits."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def precision() -> int:
 
 
 def rescaled(x: MPCTensor) -> MPCTensor:
-    """The same value at the session's precision; a product with public weights that was left unscaled is truncated here."""
+    """The same value at the session's precision; a product with public weights, left unscaled, is truncated here."""
     excess = x.encoder._precision_bits - precision()
     if excess <= 0:
         return x

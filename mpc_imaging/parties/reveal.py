@@ -8,6 +8,7 @@ import torch
 
 from mpc_imaging.parties import policy
 from mpc_imaging.parties.session import PATIENT_S, Session
+from mpc_imaging.parties.sharing import octets, size_of, tensor
 from mpc_imaging.transport.frames import Kind
 
 
@@ -18,57 +19,61 @@ def reveal(
     shape: torch.Size,
     spans: Mapping[str, slice] | None = None,
 ) -> torch.Tensor | None:
-    """Open `value` to those whom the policy names; every party of the session calls this in the same order.
+    """Open ``value`` to those whom the policy names; every party of the session calls this in the same order.
 
-    share: this compute party's int64 share of `shape`; None at other parties.
+    share: this compute party's int64 share of ``shape``; None at other parties.
     spans: rows of each image owner, for values with a row for each image.
     Returns the rows that this party may see (int64 fixed point), or None. Opens nothing if the policy names nobody.
+    Raises `PolicyError` for a value that no policy may name, before anything is written or sent, and `TransportError`
+    if a compute party does not send its share.
     """
     total = shape[0] if shape else 1
-    spans = spans or {}
-    rows = policy.allowed_rows(session.settings, value, spans, total)
+    rows = policy.allowed_rows(session.settings, value, spans or {}, total)
     if not rows:
         return None
-    return _open(session, value, share, shape, rows, spans)
+    return _open(session, value, share, shape, rows, spans or {})
 
 
-def _open(session, value, share, shape, rows, spans) -> torch.Tensor | None:
+def _open(
+    session: Session,
+    value: str,
+    share: torch.Tensor | None,
+    shape: torch.Size,
+    rows: Mapping[str, slice],
+    spans: Mapping[str, slice],
+) -> torch.Tensor | None:
+    """Open ``rows`` of a value, after the policy was asked once more for exactly these rows."""
     total = shape[0] if shape else 1
     policy.require(session.settings, value, rows, spans, total)
     mine = rows.get(session.me)
     if session.rank is None and mine is None:
         return None
-    session.ledger.write(
-        "reveal",
-        value=value,
-        shape=list(shape),
-        to={party: [part.start, part.stop] for party, part in rows.items()} if session.rank is not None else [session.me],
-    )
+    computes = session.rank is not None
+    to = {party: [part.start, part.stop] for party, part in rows.items() if computes or party == session.me}
+    session.ledger.write("reveal", value=value, shape=list(shape), to=to)
     width = shape.numel() // total if total else 0
-
-    def size(part: slice) -> int:
-        return 8 * width * (part.stop - part.start)
-
-    outgoing = {}
-    flat = None
-    if session.rank is not None:
+    if computes:
         # A fresh sharing of zero: what a recipient gets is uniform but for its sum, whatever was computed before.
-        flat = (share + session.zero_share(share.shape)).reshape(total, width)
-        outgoing = {
-            party: [memoryview(flat[part].contiguous().view(-1).numpy()).cast("B")]
-            for party, part in rows.items()
-            if party != session.me and size(part)
-        }
-    senders = [name for name in session.compute if name != session.me] if mine is not None and size(mine) else []
-    if session.rank is None:
-        # The compute parties may need hours before they get here.
-        received = {name: session.mesh.receive(name, Kind.REVEAL, size(mine), wait_s=PATIENT_S) for name in senders}
-    else:
-        received = session.mesh.exchange(Kind.REVEAL, outgoing, {name: size(mine) for name in senders})
+        share = (share + session.zero_share(share.shape)).reshape(total, width)
+    received = _swap(session, share, rows, width)
     if mine is None:
         return None
-    count = mine.stop - mine.start
-    result = flat[mine].clone() if flat is not None else torch.zeros(count, width, dtype=torch.int64)
-    for payload in received.values():
-        result += torch.frombuffer(payload, dtype=torch.int64).view(count, width)
-    return result.view(torch.Size([count, *shape[1:]]) if shape else shape)
+    result = share[mine].clone() if computes else torch.zeros(mine.stop - mine.start, width, dtype=torch.int64)
+    for part in received:
+        result += part
+    return result.view(-1, *shape[1:]) if shape else result.view(shape)
+
+
+def _swap(session: Session, share: torch.Tensor | None, rows: Mapping[str, slice], width: int) -> list[torch.Tensor]:
+    """Send every recipient its rows of this party's share; the other parties' shares of this party's own rows."""
+    sizes = {party: (part.stop - part.start, width) for party, part in rows.items() if part.stop > part.start and width}
+    mine = sizes.get(session.me)
+    senders = [name for name in session.compute if name != session.me] if mine else []
+    if share is None:
+        # The compute parties may need hours before they get here.
+        received = [session.mesh.receive(name, Kind.REVEAL, size_of(mine), wait_s=PATIENT_S) for name in senders]
+    else:
+        outgoing = {party: [octets(share[rows[party]])] for party in sizes if party != session.me}
+        incoming = {name: size_of(mine) for name in senders}
+        received = list(session.mesh.exchange(Kind.REVEAL, outgoing, incoming).values())
+    return [tensor(payload, mine) for payload in received]

@@ -1,7 +1,8 @@
 """A session: connected parties that agree on what they run, and the keys that each pair of them shares.
 
-Every party links to every compute party. The handshake compares the version of the package and a digest of each public section of the
-settings, so that a mismatch is named before anything is shared, and agrees on a key with each peer inside the TLS connection.
+Every party links to every compute party. The handshake compares the version of the package and a digest of each public
+section of the settings, so that a mismatch is named before anything is shared, and agrees on a key with each peer
+inside the TLS connection.
 """
 
 from __future__ import annotations
@@ -16,20 +17,46 @@ from types import TracebackType
 import torch
 
 import mpc_imaging
-from mpc_imaging.errors import MPCImagingError, SessionError
+from mpc_imaging.errors import (
+    EncodingError,
+    PolicyError,
+    ProblemsError,
+    RandomnessError,
+    SessionError,
+    TransportError,
+)
 from mpc_imaging.parties.ledger import Ledger
 from mpc_imaging.randomness.streams import KEY_BYTES, Stream, derive_key
 from mpc_imaging.settings import Settings, public_digests, split_address
-from mpc_imaging.transport.certificates import Credentials
+from mpc_imaging.transport.certificates import CertificateError, Credentials
+from mpc_imaging.transport.frames import one_line
 from mpc_imaging.transport.mesh import Mesh
 
-
-# Where a peer may rightly be silent for long (it trains in plaintext, or the others compute): wait as long as it lives.
+# Where a peer may rightly be silent for long (it reads images, trains in plaintext, or the others compute): wait as long
+# as it lives.
 PATIENT_S = math.inf
+
+# What these say names parties, steps, shapes and settings only. Others may name a file, and a file a patient.
+_FIT_FOR_PEERS = (EncodingError, PolicyError, RandomnessError, SessionError, TransportError)
+
+
+def public_cause(error: BaseException) -> str:
+    """What peers, and the ledger, may know of the error that ended a party's session. Its own log has the whole text."""
+    if isinstance(error, _FIT_FOR_PEERS) and not isinstance(error, CertificateError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by its operator"
+    return f"{error.what if isinstance(error, ProblemsError) else type(error).__name__}; its own log says more"
 
 
 class Session:
-    """One party's side of a session. Use as a context manager: an error inside tells all peers its cause and ends the session."""
+    """One party's side of a session.
+
+    Use as a context manager: an error inside tells all peers its public cause and ends the session.
+
+    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names by rank) and ``rank``
+    (this party's place among them, or None).
+    """
 
     def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger) -> None:
         self.settings, self.mesh, self.ledger = settings, mesh, ledger
@@ -52,10 +79,12 @@ class Session:
     def open(
         cls, settings: Settings, me: str, folder: Path, certificates: Path, listener: socket.socket | None = None
     ) -> Session:
-        """Connect to all peers of `me` and shake hands. `folder` gets the ledger.
+        """Connect to all peers of ``me`` and shake hands.
 
-        Raises `TransportError` for peers that are missing or not who they should be, `SessionError` for peers that run something
-        else.
+        folder: gets the ledger. certificates: holds ca.crt, party.crt and party.key of ``me``. listener: where peers
+        connect, if not at the address of ``me`` in the topology; closed in the end.
+        Raises `CertificateError` for a folder that cannot be used, `TransportError` for peers that are missing or not
+        who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
         order = list(settings.topology.parties)
         compute = settings.compute_parties()
@@ -73,23 +102,28 @@ class Session:
         )
         try:
             return cls(settings, mesh, Ledger(folder / "ledger.jsonl"))
-        except MPCImagingError as error:
-            mesh.abort(str(error))
+        except BaseException as error:
+            mesh.abort(public_cause(error))
             raise
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self.mesh.session_id.hex()
         if error is None:
-            self.ledger.write("end", session=self.mesh.session_id.hex())
+            try:
+                self.ledger.write("end", session=session)
+            except BaseException as failure:
+                self.mesh.abort(public_cause(failure))
+                raise
             self.mesh.close()
             return
-        # What an unexpected exception says is not known to be free of data: peers learn its type only.
-        cause = str(error) if isinstance(error, MPCImagingError) else f"{type(error).__name__} at {self.me}; see its log"
         with contextlib.suppress(OSError):
-            self.ledger.write("abort", session=self.mesh.session_id.hex(), cause=cause)
-        self.mesh.abort(cause)
+            self.ledger.write("abort", session=session, cause=public_cause(error))
+        self.mesh.abort(public_cause(error))
 
     @property
     def first(self) -> bool:
@@ -97,13 +131,13 @@ class Session:
         return self.rank == 0
 
     def stream(self, peer: str, purpose: str) -> Stream:
-        """The keystream that this party and `peer` share for one purpose; both must draw from it in the same order."""
+        """The keystream that this party and ``peer`` share for one purpose; both must draw from it in the same order."""
         if (peer, purpose) not in self._streams:
             self._streams[peer, purpose] = Stream(derive_key(self._keys[peer], self.mesh.session_id, purpose))
         return self._streams[peer, purpose]
 
     def zero_share(self, shape: torch.Size) -> torch.Tensor:
-        """This compute party's part of a fresh random sharing of zero: int64 of `shape`."""
+        """This compute party's part of a fresh random sharing of zero: int64 of ``shape``."""
         share = torch.zeros(shape, dtype=torch.int64)
         for rank, name in enumerate(self.compute):
             if name != self.me:
@@ -113,7 +147,7 @@ class Session:
 
 
 def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
-    """Compare settings with every peer; the key shared with each."""
+    """Compare version and settings with every peer; the key shared with each."""
     mine = {name: secrets.token_bytes(KEY_BYTES) for name in mesh.peers}
     digests = public_digests(settings)
     for name in mesh.peers:
@@ -122,16 +156,17 @@ def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
     for name in mesh.peers:
         hello = mesh.receive_json(name)
         try:
-            version, theirs, nonce = hello["version"], dict(hello["settings"]), bytes.fromhex(hello["nonce"])
+            version, theirs, nonce = str(hello["version"]), dict(hello["settings"]), bytes.fromhex(hello["nonce"])
         except (TypeError, KeyError, ValueError):
             raise SessionError(f"{name} does not speak this package's handshake; update it or {mesh.me}") from None
         if version != mpc_imaging.__version__:
-            raise SessionError(f"{name} runs version {version} and {mesh.me} {mpc_imaging.__version__}; install the same")
-        different = sorted(key for key in digests.keys() | theirs.keys() if digests.get(key) != theirs.get(key))
-        if different:
-            raise SessionError(
-                f"{name} and {mesh.me} run different settings in: {', '.join(different)}; compare both with --cfg job"
-            )
+            shown = one_line(version, 40)
+            raise SessionError(f"{name} runs version {shown} and {mesh.me} {mpc_imaging.__version__}; install the same")
+        # A peer's own words do not belong in our log: sections that only it has are not named.
+        different = [key for key in digests if digests[key] != theirs.get(key)]
+        if different or theirs.keys() - digests.keys():
+            sections = ", ".join(sorted(different)) or f"sections that {mesh.me} does not have"
+            raise SessionError(f"{name} and {mesh.me} run different settings in: {sections}; compare both with --cfg job")
         if len(nonce) != KEY_BYTES:
             raise SessionError(f"{name} sent a nonce of {len(nonce)} bytes to {mesh.me}, not {KEY_BYTES}")
         first, second = sorted([(mesh.me, mine[name]), (name, nonce)])

@@ -1,8 +1,8 @@
 """Inputs: an owner splits a value into shares for the compute parties.
 
-The share of every compute party but one is drawn from a keystream that the owner and that party alone hold. The remaining share, the
-value less all others, stays with the owner if it computes itself, else it is sent to the last compute party. So no two compute parties hold
-a key that tells anything of an input.
+The share of every compute party but one is drawn from a keystream that the owner and that party alone hold. The
+remaining share, the value less all others, stays with the owner if it computes itself, else it is sent to the last
+compute party. So no two compute parties hold a key that tells anything of an input.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from mpc_imaging.transport.frames import Kind
 
 
 def holder_of(session: Session, owner: str) -> str:
-    """The compute party whose share of `owner`'s inputs is not drawn from a keystream."""
+    """The compute party whose share of ``owner``'s inputs is not drawn from a keystream."""
     return owner if owner in session.compute else session.compute[-1]
 
 
 def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | None:
-    """Called by the owner of `value` (int64, fixed point): gives every compute party its share; returns the owner's, if it computes."""
+    """Called by the owner of ``value`` (int64, fixed point, any shape): gives every compute party its share.
+
+    Returns the owner's own share, int64 of the same shape, if it computes. ``name`` goes into the ledger.
+    Raises `TransportError` if the session ends meanwhile.
+    """
     holder = holder_of(session, session.me)
     rest = value
     for party in session.compute:
@@ -30,31 +34,54 @@ def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | No
     session.ledger.write("input", value=name, owner=session.me, shape=list(value.shape))
     if holder == session.me:
         return rest
-    session.mesh.send(holder, Kind.SHARE, memoryview(rest.contiguous().view(-1).numpy()).cast("B"))
+    session.mesh.send(holder, Kind.SHARE, octets(rest))
     return None
 
 
 def receive(session: Session, owner: str, name: str, shape: Sequence[int]) -> torch.Tensor:
-    """Called by a compute party that is not the owner: its share of `owner`'s value of public `shape`."""
+    """Called by a compute party that is not the owner: its share of ``owner``'s value, int64 of the public ``shape``.
+
+    Raises `TransportError` if the owner sends something else, or nothing within the timeout.
+    """
     session.ledger.write("input", value=name, owner=owner, shape=list(shape))
-    shape = torch.Size(shape)
     if holder_of(session, owner) != session.me:
         return session.stream(owner, f"input {owner}").ring(shape)
-    payload = session.mesh.receive(owner, Kind.SHARE, 8 * shape.numel())
-    return torch.frombuffer(payload, dtype=torch.int64).view(shape) if payload else torch.empty(shape, dtype=torch.int64)
+    return tensor(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)
 
 
-def broadcast(session: Session, owner: str, name: str, value: torch.Tensor | None, shape: Sequence[int]) -> torch.Tensor | None:
-    """A value that its owner declared public to the compute parties (int64), at each of them; None elsewhere."""
-    shape = torch.Size(shape)
+def broadcast(
+    session: Session, owner: str, name: str, value: torch.Tensor | None, shape: Sequence[int]
+) -> torch.Tensor | None:
+    """A value (int64, of ``shape``) that its owner declared public to the compute parties; every party calls this.
+
+    Returns the value at each compute party, None elsewhere. Raises as `receive`.
+    """
+    computes = session.rank is not None
     if session.me == owner:
         session.ledger.write("public", value=name, owner=owner, shape=list(shape))
         for party in session.compute:
             if party != owner:
-                session.mesh.send(party, Kind.SHARE, memoryview(value.contiguous().view(-1).numpy()).cast("B"))
-        return value if session.rank is not None else None
-    if session.rank is None:
+                session.mesh.send(party, Kind.SHARE, octets(value))
+        return value if computes else None
+    if not computes:
         return None
     session.ledger.write("public", value=name, owner=owner, shape=list(shape))
-    payload = session.mesh.receive(owner, Kind.SHARE, 8 * shape.numel())
-    return torch.frombuffer(payload, dtype=torch.int64).view(shape)
+    return tensor(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)
+
+
+def size_of(shape: Sequence[int]) -> int:
+    """Bytes of an int64 tensor of ``shape``."""
+    return 8 * torch.Size(shape).numel()
+
+
+def octets(values: torch.Tensor) -> memoryview:
+    """The bytes of an int64 tensor, row by row; no copy if it is contiguous."""
+    flat = values.contiguous().view(-1).numpy()
+    return memoryview(flat).cast("B") if flat.size else memoryview(b"")  # a view of nothing cannot be cast
+
+
+def tensor(payload: bytearray, shape: Sequence[int]) -> torch.Tensor:
+    """The int64 tensor of ``shape`` whose bytes a peer sent; shares their memory."""
+    if not payload:  # which torch refuses
+        return torch.empty(*shape, dtype=torch.int64)
+    return torch.frombuffer(payload, dtype=torch.int64).view(torch.Size(shape))

@@ -15,10 +15,10 @@ def _tensor(words: np.ndarray, shape: torch.Size) -> torch.Tensor:
 
 
 def multiply(ctx: Context, op: BilinearOp, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Share of op(x, y), not truncated. One round; x - a and y - b are opened.
+    """Share of op(x, y), int64 of op's result shape, not truncated. One round; x - a and y - b are opened.
 
-    op(x, y) = c + op(d, b) + op(a, e) + op(d, e) with d = x - a, e = y - b; the first party adds e to its b, which saves
-    one of the three products.
+    op(x, y) = c + op(d, b) + op(a, e) + op(d, e) with d = x - a, e = y - b (Beaver, CRYPTO 1991, section 2); the first
+    party adds e to its b, which saves one of the three products.
     """
     demand = BilinearTriple(op, tuple(x.shape), tuple(y.shape))
     a, b, c = ctx.provider.get(demand)
@@ -31,7 +31,7 @@ def multiply(ctx: Context, op: BilinearOp, x: torch.Tensor, y: torch.Tensor) -> 
 
 
 def square(ctx: Context, x: torch.Tensor) -> torch.Tensor:
-    """Share of x * x, not truncated. One round: x**2 = r**2 + 2 d r + d**2 with d = x - r opened."""
+    """Share of x * x, shaped like x, not truncated. One round: x**2 = r**2 + 2 d r + d**2 with d = x - r opened."""
     r, r2 = ctx.provider.get(SquarePair(x.numel()))
     r, r2 = _tensor(r, x.shape), _tensor(r2, x.shape)
     (d,) = ctx.channel.open_ring([x - r])

@@ -1,10 +1,17 @@
 """Comparison with zero for any number of compute parties, and what follows from it without further openings.
 
-x + r is opened, with r from the dealer, who has also shared one-hot tables of r's 4-bit chunks. The public chunks select from the
-tables locally ("less" and "equal" bits of each chunk), a prefix tree of AND gates merges them to [low(x + r) < low(r)], which is the
-borrow into the top bit: msb(x) = msb(x + r) ^ msb(r) ^ borrow. That bit is masked by the dealer's rho and opened as beta. Then
-[b] = beta + (1 - 2 beta)[rho], and [b x] = beta [x] + (1 - 2 beta)((x + r)[rho] - [rho r]) cost nothing more
-(Damgard et al., TCC 2006, for the bit-decomposed mask; DESIGN section 5 for tables and select).
+x + r is opened, with r from the dealer, who has also shared one-hot tables of r's 4-bit chunks. The public chunks
+select from the tables locally ("less" and "equal" bits of each chunk), and a prefix tree of AND gates merges them to
+[low(x + r) < low(r)], which is the borrow into the top bit:
+
+    msb(x) = msb(x + r) ^ msb(r) ^ borrow
+
+That bit, b, is masked by the dealer's rho and opened as beta. Then these cost nothing more:
+
+    [b]   = beta + (1 - 2 beta) [rho]
+    [b x] = beta [x] + (1 - 2 beta) ((x + r) [rho] - [rho r])
+
+Source: Damgard et al., TCC 2006, for the bit-decomposed mask; DESIGN section 5 for the tables and the selection.
 
 Rounds: 1 + 4 + 1. Bytes per element to each peer: 8 + 41/8 + 1/8.
 """
@@ -24,7 +31,7 @@ BLOCK = 8192
 
 
 def _suffix_xor(table: np.ndarray) -> np.ndarray:
-    """Bit j of the result is the exclusive-or of bits j to 15: for a share of a one-hot table, a share of [index >= j]."""
+    """Bit j is the exclusive-or of bits j to 15: for a share of a one-hot table, a share of [index >= j]."""
     s = table ^ (table >> np.uint16(1))
     s ^= s >> np.uint16(2)
     s ^= s >> np.uint16(4)
@@ -54,7 +61,8 @@ def _select(tables: np.ndarray, opened: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _merge(ctx: Context, less: np.ndarray, equal: np.ndarray, triples: list[np.ndarray]) -> np.ndarray:
     """The prefix tree: planes of 16 chunks, lowest first, become one plane of "less". Four rounds.
 
-    (less, equal) of a pair = (less_hi ^ equal_hi & less_lo, equal_hi & equal_lo); the lowest pair's "equal" is never needed.
+    (less, equal) of a pair = (less_hi ^ equal_hi & less_lo, equal_hi & equal_lo); the lowest pair's "equal" is never
+    needed. Both products open equal_hi under one mask, once: a value may enter several products.
     """
     a, b, b2, c, c2 = triples
     used, used2 = 0, 0

@@ -1,4 +1,4 @@
-"""The largest of several values, by pairs: ceil(log2 k) comparisons deep, with the way back that one-hot and gradients need."""
+"""The largest of several values, by pairs, ceil(log2 k) comparisons deep; and the way back, for one-hot and gradients."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ class Level:
 
 
 def maximum(ctx: Context, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, list[Level]]:
-    """Share of the maximum along `dim` (kept, of size 1); differences must stay below 2**63. Six rounds for each level."""
+    """Share of the maximum along `dim` (kept, of size 1), and the comparisons that found it. Six rounds for each level.
+
+    `dim` counts from the front. Differences must stay below 2**63.
+    """
     levels = []
     while x.shape[dim] > 1:
         half, odd = divmod(x.shape[dim], 2)
-        first, second, rest = x.split([half, half, odd], dim)
+        pairs, rest = x.split([2 * half, odd], dim)
+        # Neighbours meet, so that of equal values the first wins, as in torch.
+        first, second = pairs.unflatten(dim, (half, 2)).unbind(dim + 1)
         larger, sign = compare.maximum(ctx, first, second)
         levels.append(Level(sign.bit(), bool(odd)))
         x = torch.cat([larger, rest], dim)
@@ -36,11 +41,11 @@ def maximum(ctx: Context, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, list
 def distribute(ctx: Context, g: torch.Tensor, levels: list[Level], dim: int) -> torch.Tensor:
     """Send `g` (size 1 along `dim`) to where the maximum came from, zero elsewhere: the gradient of `maximum`.
 
-    With g = 1 this is the one-hot of the maximum; of equal values the one that was compared first wins. One round a level.
+    With g = 1 this is the one-hot of the maximum; of equal values the first wins. One round for each level.
     """
     for level in reversed(levels):
         half = level.smaller.shape[dim]
         pairs, rest = g.split([half, g.shape[dim] - half], dim)
         second = bilinear.multiply(ctx, _MUL, pairs, level.smaller)
-        g = torch.cat([pairs - second, second, rest], dim)
+        g = torch.cat([torch.stack([pairs - second, second], dim + 1).flatten(dim, dim + 1), rest], dim)
     return g

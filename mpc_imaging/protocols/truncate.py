@@ -1,9 +1,13 @@
 """Division by a public number: stochastic truncation with the dealer's help, for any number of parties.
 
-CrypTen's local truncation for two parties ruins an element with probability |x| / 2**64; this one never does. One masked opening:
-c = x + 2**62 + r, then  x >> f = (c >> f) - 2**(62-f) - (r >> f) + (1 - msb(c)) * 2**(64-f) * msb(r)  for |x| < 2**62:
-floor or floor + 1, unbiased (Escudero et al., CRYPTO 2020, section 4; the wrap term as in DESIGN section 5). What it computes is
-floor(x / 2**f) + [c_low < x mod 2**f] with c_low uniform and known to all, so an opened result pins x to one window of width 2**f.
+CrypTen's local truncation for two parties ruins an element with probability |x| / 2**64; this one never does. One masked
+opening, c = x + 2**62 + r. Then for |x| < 2**62, and up to the carry of the low f bits,
+
+    x >> f = (c >> f) - 2**(62 - f) - (r >> f) + (1 - msb(c)) * 2**(64 - f) * msb(r)
+
+which is floor or floor + 1, unbiased (Escudero et al., CRYPTO 2020, section 4; the wrap term as in DESIGN section 5). What
+it computes is floor(x / 2**f) + [c_low < x mod 2**f] with c_low uniform and known to all, so an opened result pins x to
+one window of width 2**f.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ RECIPROCAL_BITS = 24
 
 
 def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Share of x / 2**bits, rounded to one of the two nearest integers; |x| < 2**62. One round."""
+    """Share of x / 2**bits, shaped like x, rounded to one of the two nearest integers; |x| < 2**62. One round.
+
+    Raises `RandomnessError` unless 0 <= bits <= 61.
+    """
     if bits == 0 or x.numel() == 0:
         return x.clone()
     r, shifted, top = ctx.provider.get(TruncationPair(x.numel(), bits))

@@ -1,8 +1,9 @@
 """Correlated randomness: what a protocol step demands from the dealer, and how both sides make it.
 
-Every demand lists *random* fields, which each compute party draws from the keystream it shares with the dealer alone, and
-*derived* fields, which follow from the sums (RING) or exclusive-ors (BITS) of the random ones. Of a derived field all parties but one
-draw their share too; only that one, the holder, receives a correction from the dealer. A demand serves one use, ever.
+Every demand lists *random* fields, which each compute party draws from the keystream it shares with the dealer alone,
+and *derived* fields, which follow from the sums (RING) or exclusive-ors (BITS) of the random ones. Of a derived field
+all parties but one draw their share too; only that one, the holder, receives a correction from the dealer. A demand
+serves one use, ever.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class BilinearTriple:
 
     def random(self) -> list[Field]:
         """a and b."""
-        return [Field(Group.RING, torch.Size(self.x_shape).numel()), Field(Group.RING, torch.Size(self.y_shape).numel())]
+        return [
+            Field(Group.RING, torch.Size(self.x_shape).numel()),
+            Field(Group.RING, torch.Size(self.y_shape).numel()),
+        ]
 
     def derived(self) -> list[Field]:
         """c."""
@@ -251,13 +255,21 @@ class SharedBit:
 
 Demand = BilinearTriple | SquarePair | TruncationPair | ComparisonMask | BinaryTriple | SharedBit
 
-_KINDS = {kind.name: kind for kind in (BilinearTriple, SquarePair, TruncationPair, ComparisonMask, BinaryTriple, SharedBit)}
+_KINDS = {
+    kind.name: kind for kind in (BilinearTriple, SquarePair, TruncationPair, ComparisonMask, BinaryTriple, SharedBit)
+}
 
 
 def to_json(demand: Demand) -> list[Any]:
     """A demand as plain lists."""
     if isinstance(demand, BilinearTriple):
-        return [demand.name, demand.op.name, [[k, v] for k, v in demand.op.params], list(demand.x_shape), list(demand.y_shape)]
+        return [
+            demand.name,
+            demand.op.name,
+            [[k, v] for k, v in demand.op.params],
+            list(demand.x_shape),
+            list(demand.y_shape),
+        ]
     if isinstance(demand, TruncationPair):
         return [demand.name, demand.count, demand.bits]
     return [demand.name, demand.count]
@@ -285,7 +297,9 @@ def from_json(data: Any) -> Demand:
     except Exception as error:
         raise RandomnessError(f"not a demand for correlated randomness ({type(error).__name__})") from None
     if max(sizes) > MAX_ELEMENTS:
-        raise RandomnessError(f"a demand for {max(sizes):,} elements exceeds {MAX_ELEMENTS:,}; use a smaller batch_size")
+        raise RandomnessError(
+            f"a demand for {max(sizes):,} elements exceeds {MAX_ELEMENTS:,}; use a smaller batch_size"
+        )
     return demand
 
 
@@ -308,9 +322,11 @@ def correct(demand: Demand, streams: Sequence[Stream], holder: int) -> list[np.n
         sums = random if sums is None else [f.add(a, b) for f, a, b in zip(demand.random(), sums, random, strict=True)]
         if rank != holder:
             derived = [field.draw(stream) for field in demand.derived()]
-            others = derived if others is None else [
-                f.add(a, b) for f, a, b in zip(demand.derived(), others, derived, strict=True)
-            ]
+            others = (
+                derived
+                if others is None
+                else [f.add(a, b) for f, a, b in zip(demand.derived(), others, derived, strict=True)]
+            )
     values = demand.derive(*sums)
     if others is None:
         return values

@@ -32,21 +32,25 @@ def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> Dema
         payload = mesh.receive(compute[holder], Kind.REQUEST, limit=REQUEST_LIMIT, wait_s=math.inf)
         try:
             request = json.loads(bytes(payload))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RandomnessError(f"{compute[holder]} sent {mesh.me} a request that is not JSON") from None
         if request is None:
             break
         demand = correlations.from_json(request)
         log.add(demand)
-        mesh.send(compute[holder], Kind.CORRECTION, correlations.pack(demand, correlations.correct(demand, streams, holder)))
+        mesh.send(
+            compute[holder], Kind.CORRECTION, correlations.pack(demand, correlations.correct(demand, streams, holder))
+        )
     for party in compute:
         if mesh.receive_json(party, wait_s=math.inf) != log.summary():
-            raise SessionError(f"{party} used other randomness than {mesh.me} served; run all parties from the same version")
+            raise SessionError(
+                f"{party} used other randomness than {mesh.me} served; run all parties from the same version"
+            )
     return log
 
 
 class DealerClient:
-    """Asks the dealer at the moment of need. Only the holder, the last compute party, talks to the dealer for each demand."""
+    """Asks the dealer at the moment of need. Only the holder, the last compute party, talks to it for each demand."""
 
     def __init__(self, mesh: Mesh, dealer: str, stream: Stream, holder: bool) -> None:
         self._mesh, self._dealer, self._stream, self._holder = mesh, dealer, stream, holder

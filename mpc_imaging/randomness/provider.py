@@ -40,7 +40,7 @@ class DemandLog:
 
 
 class SimulatedProvider:
-    """Plays all parties and the dealer from keys that everyone knows: for tests and single-machine measurements only."""
+    """Plays all parties and the dealer from keys that all know: for tests and measurements on one machine only."""
 
     def __init__(self, rank: int, parties: int, keys: Sequence[bytes]) -> None:
         if len(keys) != parties:

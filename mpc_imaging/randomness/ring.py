@@ -1,7 +1,7 @@
 """Bilinear operations on the ring of integers modulo 2**64 (int64 tensors, wrapping).
 
-The dealer and the compute parties use the same functions: what is exact here is exact there. torch's own int64 convolution
-runs at 1 to 4 GMAC/s per core; gathered patches and one matrix product reach 8 to 9.
+The dealer and the compute parties use the same functions: what is exact here is exact there. torch's own int64
+convolution runs at 1 to 4 GMAC/s per core; gathered patches and one matrix product reach 8 to 9.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def _patches(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int], dila
     )
 
 
-def conv2d(x: torch.Tensor, w: torch.Tensor, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups: int = 1) -> torch.Tensor:
+def conv2d(
+    x: torch.Tensor, w: torch.Tensor, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups: int = 1
+) -> torch.Tensor:
     """Convolution of (N, C, H, W) with (O, C / groups, kh, kw)."""
     x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).contiguous()
     patches = _patches(x, w.shape[2:], stride, dilation)
@@ -39,7 +41,13 @@ def conv2d(x: torch.Tensor, w: torch.Tensor, stride=(1, 1), padding=(0, 0), dila
 
 
 def conv_transpose2d(
-    x: torch.Tensor, w: torch.Tensor, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups: int = 1, dilation=(1, 1)
+    x: torch.Tensor,
+    w: torch.Tensor,
+    stride=(1, 1),
+    padding=(0, 0),
+    output_padding=(0, 0),
+    groups: int = 1,
+    dilation=(1, 1),
 ) -> torch.Tensor:
     """Transposed convolution of (N, C, H, W) with (C, O / groups, kh, kw): the gradient of `conv2d` for its input."""
     n, c, h, width = x.shape
@@ -105,4 +113,6 @@ class BilinearOp:
     def result_shape(self, x_shape: Sequence[int], y_shape: Sequence[int]) -> torch.Size:
         """Shape of the result, found without computing it."""
         with torch.device("meta"):
-            return self(torch.empty(tuple(x_shape), dtype=torch.int64), torch.empty(tuple(y_shape), dtype=torch.int64)).shape
+            return self(
+                torch.empty(tuple(x_shape), dtype=torch.int64), torch.empty(tuple(y_shape), dtype=torch.int64)
+            ).shape

@@ -1,7 +1,7 @@
 """Keystreams: AES-256-CTR from `cryptography`, the only source of randomness for shares and masks.
 
-Two parties that hold the same key draw the same stream, so a share that can be random is never sent. Keys are fresh for each
-session and never leave the process; every use of a key has its own label, so no two purposes share a keystream.
+Two parties that hold the same key draw the same stream, so a share that can be random is never sent. Keys are fresh for
+each session and never leave the process; every use of a key has its own label, so no two purposes share a keystream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_BYTES = 32
-# One block of zeros that fits the L2 cache is encrypted again and again, instead of a zeroed array of the output's size.
+# Zeros that fit the L2 cache are encrypted again and again, instead of a zeroed array of the output's size.
 _ZEROS = memoryview(bytes(1 << 18))
 
 
@@ -46,7 +46,7 @@ class Stream:
 
     def octets(self, count: int) -> np.ndarray:
         """`count` uniform bytes, uint8 (count,)."""
-        # update_into wants room for one block more than it writes, except in stream modes; CTR writes exactly its input.
+        # update_into wants room for one block more than it writes, but not in stream modes: CTR writes what it reads.
         out = np.empty(count, np.uint8)
         view = memoryview(out)
         for start in range(0, count, len(_ZEROS)):

@@ -233,13 +233,17 @@ def _fidelity(
 def _cost(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Cost of the slowest or busiest compute party; ``dealer_bytes`` adds up what the dealer sent to each of them.
 
-    ``online_s`` and ``offline_s`` are each a maximum, so their sum may slightly exceed what any one party spent.
+    A party that waits for another, which waits for the dealer, counts that time as its own: so ``online_s`` is the longest
+    total less the longest wait for the dealer.
     """
     costs = [result["cost"] for result in results if result["cost"]]
     reduced = {}
     for name in COST:
         values = [cost[name] for cost in costs if cost.get(name) is not None]
         reduced[name] = (sum(values) if name == "dealer_bytes" else max(values)) if values else None
+    if reduced["online_s"] is not None and reduced["offline_s"] is not None:
+        longest = max(cost["online_s"] + cost["offline_s"] for cost in costs)
+        reduced["online_s"] = max(0.0, longest - reduced["offline_s"])
     return reduced
 
 

@@ -37,7 +37,7 @@ _REVEALED = {
     "metrics": "Counts of right and wrong, over all images",
     "loss": "Mean training loss of each epoch",
     "weights": "Trained weights",
-    "epoch": "Validation counts of each epoch",
+    "epoch": "Number of the epoch that early stopping chose",
 }
 _PROTOCOLS = {"beaver": "Beaver multiplication, trusted dealer", "insecure_simulation": "insecure simulation"}
 

@@ -23,7 +23,9 @@ class Meter:
 
     session: Session
     provider: Any
-    layers: dict[tuple[str, str], dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: dict.fromkeys(("rounds", "sent_bytes", "seconds"), 0)))
+    layers: dict[tuple[str, str], dict[str, float]] = field(
+        default_factory=lambda: defaultdict(lambda: dict.fromkeys(("rounds", "sent_bytes", "seconds"), 0))
+    )
 
     def start(self) -> None:
         """Inputs are shared: the clock starts."""
@@ -87,7 +89,12 @@ def engine(session: Session) -> Iterator[Meter]:
     last = session.me == session.compute[-1]
     provider = DealerClient(session.mesh, dealer, session.stream(dealer, "correlations"), holder=last)
     communicator = MeshCommunicator(session.mesh, session.compute)
-    install(Context(communicator, provider), communicator, _crypten_streams(session), session.settings.protocol.fraction_bits)
+    install(
+        Context(communicator, provider),
+        communicator,
+        _crypten_streams(session),
+        session.settings.protocol.fraction_bits,
+    )
     try:
         yield Meter(session, provider)
         provider.finish()

@@ -23,4 +23,3 @@ def infer(job: Job, model: Any, images: torch.Tensor | None, labels: torch.Tenso
         if model is not None:
             logits = forward(model, images, _batch(task), job.progress.advance)
     job.open_outputs(task.split, logits, labels)
-

@@ -75,12 +75,16 @@ def announce_ids(
             part = own.ids[start : start + IDS_PER_MESSAGE] if owner == session.me else None
             ids[owner] += _pass_on(session, part, owner, leader, recipients) or []
         named = session.me in (leader, *recipients)
-        if named and (len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner])):
+        if named and (
+            len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner])
+        ):
             raise SessionError(f"{owner} announced {counts[split]} images of {split} but named others")
     return ids
 
 
-def _pass_on(session: Session, part: list[str] | None, owner: str, leader: str, recipients: Collection[str]) -> list[str] | None:
+def _pass_on(
+    session: Session, part: list[str] | None, owner: str, leader: str, recipients: Collection[str]
+) -> list[str] | None:
     """One message from an owner through the leader to the recipients; None at an owner that is none of these."""
     if session.me == leader:
         part = session.mesh.receive_json(owner, wait_s=PATIENT_S) if part is None else part

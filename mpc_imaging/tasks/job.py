@@ -48,11 +48,18 @@ class Job:
         return len(self.settings.data.class_names)
 
     def open(
-        self, value: str, share: torch.Tensor | None, shape: Sequence[int], spans: Mapping[str, slice] | None = None, bits: int | None = None
+        self,
+        value: str,
+        share: torch.Tensor | None,
+        shape: Sequence[int],
+        spans: Mapping[str, slice] | None = None,
+        bits: int | None = None,
     ) -> torch.Tensor | None:
         """Open a value to whom the policy names; the decoded rows that this party may see, float64, or None."""
         opened = reveal(self.session, value, share, torch.Size(shape), spans)
-        return None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
+        return (
+            None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
+        )
 
     def wanted(self, value: str) -> bool:
         """Whether the policy opens `value` to anyone."""
@@ -62,7 +69,9 @@ class Job:
         """Whether the policy opens anything of this task to this party: if not, an owner leaves after sharing."""
         return self.session.me in self.settings.receivers()
 
-    def open_confusion(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> dict[str, Any] | None:
+    def open_confusion(
+        self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None
+    ) -> dict[str, Any] | None:
         """Confusion counts over a split, added up on shares, as metrics at those whom the policy names."""
         counts = None
         if logits is not None:
@@ -80,9 +89,14 @@ class Job:
         """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets."""
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
         strangers = {
-            party for value in ("logits", "predictions") for party, rows in self._rows(value, split).items() if rows != spans.get(party)
+            party
+            for value in ("logits", "predictions")
+            for party, rows in self._rows(value, split).items()
+            if rows != spans.get(party)
         }
-        self.ids = announce_ids(self.session, self.catalogue, split, None if self.own is None else self.own[split], sorted(strangers))
+        self.ids = announce_ids(
+            self.session, self.catalogue, split, None if self.own is None else self.own[split], sorted(strangers)
+        )
         opened = self.open("logits", logits, (total, self.classes), spans)
         predicted = None
         if self.wanted("predictions"):

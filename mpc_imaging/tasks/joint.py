@@ -29,7 +29,8 @@ from mpc_imaging.tasks.run import needed_splits
 def plaintext_baseline(run: Path, settings: Settings) -> PlaintextResult:
     """The same task in plaintext: same images, starting weights and batches."""
     parts = {
-        owner: load_party(settings, owner, run / "parties" / owner, needed_splits(settings)) for owner in settings.data_owners()
+        owner: load_party(settings, owner, run / "parties" / owner, needed_splits(settings))
+        for owner in settings.data_owners()
     }
     data = {split: [parts[owner][split] for owner in parts] for split in needed_splits(settings)}
     return run_plaintext(settings, _module(run, settings), data)

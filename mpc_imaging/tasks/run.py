@@ -102,7 +102,9 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
     }
 
 
-def _compute(job: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]) -> None:
+def _compute(
+    job: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
+) -> None:
     from mpc_imaging.models.convert import SecureModule
     from mpc_imaging.tasks import compute
 

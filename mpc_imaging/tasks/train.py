@@ -34,7 +34,9 @@ def train(job: Job, model: Any, data: Shares) -> None:
         opened = job.open("loss", loss, ())
         counts = None
         if evaluate:
-            logits = forward(model, data["val"][0], task.eval_batch_size, lambda rows: None) if model is not None else None
+            logits = (
+                forward(model, data["val"][0], task.eval_batch_size, lambda rows: None) if model is not None else None
+            )
             counts = job.open_confusion("val", logits, data["val"][1])
         job.history.append(
             {
@@ -58,19 +60,24 @@ def _optimiser(job: Job, model: Any) -> Any:
     return SGD(parameters, task.lr, task.momentum, task.weight_decay)
 
 
-def _epoch(job: Job, model: Any, optimiser: Any, batches: list[torch.Tensor], images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _epoch(
+    job: Job, model: Any, optimiser: Any, batches: list[torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """One pass over the training images; a share of the summed loss (zero where the policy opens no loss)."""
     from mpc_imaging.engine.losses import loss_and_gradient
     from mpc_imaging.engine.tensors import from_share, no_grad, share_of
 
-    want_loss = job.wanted("loss")
+    task, want_loss = job.settings.task, job.wanted("loss")
     total = torch.zeros((), dtype=torch.int64)
     for rows in batches:
         logits = model(from_share(images[rows]))
-        with no_grad():
-            loss, gradient = loss_and_gradient(job.settings.task.loss, logits.detach(), from_share(labels[rows]), want_loss)
-        logits.backward(gradient)
-        optimiser.step(len(rows))
+        # Metered like layers: in training most of the time goes here.
+        with no_grad(), model.observer("loss", task.loss.value):
+            loss, gradient = loss_and_gradient(task.loss, logits.detach(), from_share(labels[rows]), want_loss)
+        with model.observer("backward pass", "gradients"):
+            logits.backward(gradient)
+        with model.observer("optimiser", "sgd"):
+            optimiser.step(len(rows))
         if loss is not None:
             total = total + share_of(loss)
         job.progress.advance(len(rows))

@@ -74,10 +74,12 @@ def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.G
     data = settings.data
     shape = output_shape(prepared, (2, data.channels, data.image_size, data.image_size))
     if tuple(shape) != (2, len(data.class_names)):
-        raise ModelError([
-            f"the model gives {tuple(shape[1:])} for an image, not a score for each of data.class_names "
-            f"({len(data.class_names)}); set its number of classes in model.kwargs"
-        ])
+        raise ModelError(
+            [
+                f"the model gives {tuple(shape[1:])} for an image, not a score for each of data.class_names "
+                f"({len(data.class_names)}); set its number of classes in model.kwargs"
+            ]
+        )
     return prepared
 
 
@@ -151,11 +153,15 @@ def read_share_file(settings: Settings, party: str) -> tuple[dict[str, torch.Ten
             metadata = file.metadata() or {}
             shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except FileNotFoundError:
-        raise DataError([f"model.weights.path: no {SHARES} of {party}; give the run folder of a training run"]) from None
+        raise DataError(
+            [f"model.weights.path: no {SHARES} of {party}; give the run folder of a training run"]
+        ) from None
     except SafetensorError:
         raise DataError([f"model.weights.path: the share file of {party} is damaged; train again"]) from None
     if not {"origin", "party", "parties", "fraction_bits"} <= metadata.keys():
-        raise DataError([f"model.weights.path: the file of {party} holds no shares; give the run folder of a training run"])
+        raise DataError(
+            [f"model.weights.path: the file of {party} holds no shares; give the run folder of a training run"]
+        )
     return shares, metadata
 
 
@@ -179,5 +185,7 @@ def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> dict[str
         session.mesh.send_json(name, {"origin": origin})
     for name in others:
         if session.mesh.receive_json(name) != {"origin": origin}:
-            raise SessionError(f"{name} and {session.me} hold shares of different training runs; give both the same run's")
+            raise SessionError(
+                f"{name} and {session.me} hold shares of different training runs; give both the same run's"
+            )
     return shares

@@ -1,7 +1,8 @@
 """Compute parties as real processes on a real mesh, with a simulated dealer: they live as long as the test session.
 
-`Parties.run(function, *inputs)` shares each float tensor, calls ``function(*tensors)`` with CrypTen tensors at every party, and adds
-up the shares of what it returns (tensors, or tuples and dicts of them; anything else comes from the first party as it is).
+`Parties.run(function, *inputs)` shares each float tensor, calls ``function(*tensors)`` with CrypTen tensors at every
+party, and adds up the shares of what it returns (tensors, or tuples and dicts of them; anything else comes from the
+first party as it is).
 """
 
 from __future__ import annotations

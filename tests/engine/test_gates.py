@@ -41,8 +41,8 @@ def test_arithmetic(parties):
 def comparisons(x, y):
     return {
         "lt": x < y, "ge": x.ge(y), "eq": x.eq(y), "ne": x.ne(y), "relu": x.relu(), "abs": x.abs(), "sign": x.sign(),
-        "hardtanh": x.hardtanh(-0.5, 0.5), "max": x.max(), "argmax": x.argmax(dim=1), "index": x.argmax(dim=1, one_hot=False),
-        "max_dim": x.max(1)[0], "where": x.where(x < y, y),
+        "hardtanh": x.hardtanh(-0.5, 0.5), "max": x.max(), "argmax": x.argmax(dim=1),
+        "index": x.argmax(dim=1, one_hot=False), "max_dim": x.max(1)[0], "where": x.where(x < y, y),
     }  # fmt: skip
 
 

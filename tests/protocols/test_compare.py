@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mpc_imaging.protocols import compare
 from tests.protocols.parties import run
 
-EDGES = torch.tensor([0, 1, -1, 2, -2, 15, 16, -16, 2**31, -(2**31), 2**62, -(2**62), 2**63 - 1, -(2**63), -(2**63) + 1])
+EDGES = torch.tensor(
+    [0, 1, -1, 2, -2, 15, 16, -16, 2**31, -(2**31), 2**62, -(2**62), 2**63 - 1, -(2**63), -(2**63) + 1]
+)
 
 
 def _values(count: int = 1000) -> torch.Tensor:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpc_imaging.randomness import ring
 from mpc_imaging.errors import RandomnessError
+from mpc_imaging.randomness import ring
 
 
 def _wide(*shape):

@@ -59,5 +59,8 @@ def test_torch_seed_does_not_decide_shares():
         "import torch; from mpc_imaging.randomness.streams import Stream, fresh_key; torch.manual_seed(1);"
         "print(Stream(fresh_key()).words(4).tolist())"
     )
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(runs) == 2

@@ -44,7 +44,7 @@ def test_the_page_says_what_happened(page):
     assert "each image's owner, for its own images" in page.text
     assert "every receiver (hospital_a, hospital_b)" in page.text
     assert "48 test" in page.text.replace("\u00a0", " ")
-    assert "Online time 2.5 s" in page.text and "Sent by the dealer 140 kB" in page.text
+    assert "Online time 2.25 s" in page.text and "Sent by the dealer 140 kB" in page.text
     assert "What the numbers mean" in page.text
     assert "Insecure simulation" not in page.text
 

@@ -48,7 +48,7 @@ def test_outputs_meet_plaintext_by_image_id_not_by_row(run):
 
 def test_cost_is_the_slowest_and_busiest_compute_party_and_all_that_the_dealer_sent(run):
     cost = joint_metrics(run.folder, run.settings, None)["cost"]
-    assert cost == {"online_s": 2.5, "offline_s": 1.0, "rounds": 18, "sent_bytes": 4000, "dealer_bytes": 140_000}
+    assert cost == {"online_s": 2.25, "offline_s": 1.0, "rounds": 18, "sent_bytes": 4000, "dealer_bytes": 140_000}
 
 
 def test_a_receiver_of_all_outputs_gets_labels_from_plaintext(tmp_path):

@@ -23,7 +23,7 @@ def test_the_summary_has_metrics_fidelity_and_cost(run):
     assert re.search(r"AUC +0\.\d{4} +0\.\d{4} +[+−]?0\.\d{4}", text)
     flat = re.sub(r"\s+", " ", text)
     assert "Secure and plaintext agree on" in flat and "Largest logit error 0.001" in flat
-    assert "Cost: 2.5 s online, 1 s waiting for the dealer, 18 rounds, 4 kB sent" in flat
+    assert "Cost: 2.25 s online, 1 s waiting for the dealer, 18 rounds, 4 kB sent" in flat
     assert "INSECURE" not in flat
 
 

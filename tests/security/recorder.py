@@ -1,6 +1,7 @@
 """A party that writes down every frame: the same program as `mpc_imaging.party`, with an observer on its mesh.
 
-Run as a module in the place of `mpc_imaging.party`. With MASKS_OFF=1 the keystreams give zeros, which the test must notice.
+Run as a module in the place of `mpc_imaging.party`. With MASKS_OFF=1 the keystreams give zeros, which the test must
+notice.
 """
 
 import os

@@ -1,7 +1,8 @@
 """What the network and each party see: every frame of a real inference is recorded and looked at.
 
-Shares, masked openings and corrections must be uniform bytes, and runs on different images must look the same; the dealer must
-receive nothing that depends on the images. With masking switched off the same checks must fail, or they would prove nothing.
+Shares, masked openings and corrections must be uniform bytes, and runs on different images must look the same; the
+dealer must receive nothing that depends on the images. With masking switched off the same checks must fail, or they
+would prove nothing.
 """
 
 import os
@@ -122,12 +123,17 @@ def test_runs_on_different_images_cannot_be_told_apart(runs):
 
 
 def test_the_dealer_receives_nothing_that_depends_on_images(runs):
-    seen = [[(peer, kind, payload) for direction, peer, kind, payload in run["dealer"] if direction == "received"] for run in runs]
+    seen = [
+        [(peer, kind, payload) for direction, peer, kind, payload in run["dealer"] if direction == "received"]
+        for run in runs
+    ]
     assert {kind for frames in seen for _, kind, _ in frames} == {Kind.CONTROL, Kind.REQUEST}
     # The handshake holds a fresh nonce and a digest of the settings, which name the images' seed here.
     work = [[frame for frame in frames if b"nonce" not in frame[2]] for frames in seen]
     assert work[0] == work[1]
-    assert {peer for frames in seen for peer, _, _ in frames} == {"cloud_a", "cloud_b"}, "owners do not talk to the dealer"
+    assert {peer for frames in seen for peer, _, _ in frames} == {"cloud_a", "cloud_b"}, (
+        "owners do not talk to the dealer"
+    )
 
 
 def test_owners_see_no_openings(runs):

@@ -70,7 +70,10 @@ def test_parties_that_disagree_say_what_on(tmp_path):
     """Operators with different settings: the handshake names the section, at both."""
     names = ["hospital_a", "hospital_b", "dealer"]
     certificates = tmp_path / "certificates"
-    assert subprocess.run([*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=False).returncode == 0
+    assert (
+        subprocess.run([*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=False).returncode
+        == 0
+    )
     parties = _operators(tmp_path, certificates, names, {"hospital_b": ["protocol.fraction_bits=18"]})
     runs = {name: finish(process, tmp_path, 90) for name, process in parties.items()}
     assert all(run.code for run in runs.values())
@@ -81,7 +84,9 @@ def test_operators_start_one_party_each(tmp_path):
     """The three-terminal example of the README."""
     names = ["hospital_a", "hospital_b", "dealer"]
     certificates = tmp_path / "certificates"
-    subprocess.run([*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=True, capture_output=True)
+    subprocess.run(
+        [*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=True, capture_output=True
+    )
     parties = _operators(tmp_path, certificates, names, {})
     for name, process in parties.items():
         run = finish(process, tmp_path, 120)
@@ -101,7 +106,9 @@ def _operators(folder, certificates, names, extra):
     import socket
 
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    addresses = [f"topology.parties.{n}.address=127.0.0.1:{s.getsockname()[1]}" for n, s in zip(names, sockets, strict=True)]
+    addresses = [
+        f"topology.parties.{n}.address=127.0.0.1:{s.getsockname()[1]}" for n, s in zip(names, sockets, strict=True)
+    ]
     for s in sockets:
         s.close()
     return {
@@ -121,7 +128,5 @@ def test_bad_input_is_one_line_each_and_no_traceback(tmp_path):
 
 
 def test_a_model_that_cannot_run_is_found_before_anything_is_shared(tmp_path):
-    run = mpc_imaging(
-        *TINY, "model._target_=torch.nn.GELU", "model.kwargs=null", cwd=tmp_path, timeout_s=120
-    )
+    run = mpc_imaging(*TINY, "model._target_=torch.nn.GELU", "model.kwargs=null", cwd=tmp_path, timeout_s=120)
     assert run.code != 0 and "Traceback" not in run.output

@@ -67,7 +67,9 @@ def test_infer_from_share_files(trained, tmp_path):
         )
     )
     for party in HOSPITALS:
-        before, after = (load_file(r.folder / "parties" / party / "logits.safetensors")["logits"] for r in (trained, run))
+        before, after = (
+            load_file(r.folder / "parties" / party / "logits.safetensors")["logits"] for r in (trained, run)
+        )
         assert abs(before - after).max() < 1e-3, "the same weights give the same outputs"
     assert run.metrics["fidelity"]["agreeing"] == 12, "and the baseline is those weights in plaintext"
 
