@@ -147,6 +147,7 @@ def _report(settings: Settings, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one party; returns the exit code. The last line on stderr is the cause of a failure."""
+    os.umask(0o077)  # logs, predictions and shares are this party's alone
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     if arguments.watch_stdin:
         from mpc_imaging.parties.launcher import end_with_parent

@@ -5,10 +5,11 @@ No objects are sent, since that would mean unpickling what a peer wrote. One cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch.distributed import ReduceOp
 
 from mpc_imaging.engine import compat
 from mpc_imaging.errors import TransportError
@@ -21,7 +22,18 @@ from crypten.communicator import Communicator  # noqa: E402  (CrypTen can only b
 
 
 def _buffer(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(-1).numpy()).cast("B")
+    """The words of a tensor in row-major order, as bytes to send."""
+    if tensor.dtype != torch.int64:
+        raise TypeError(f"the mesh carries int64 tensors, not {tensor.dtype}")
+    array = tensor.contiguous().view(-1).numpy()
+    return memoryview(array).cast("B") if array.size else memoryview(b"")
+
+
+def _tensors(payload: bytearray, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Received bytes as tensors shaped like those of `like`; they use the memory of `payload`, nobody else does."""
+    words = torch.frombuffer(payload, dtype=torch.int64) if payload else torch.empty(0, dtype=torch.int64)
+    parts = words.split([t.numel() for t in like])
+    return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
 
 
 class MeshCommunicator(Communicator):
@@ -49,56 +61,54 @@ class MeshCommunicator(Communicator):
         """This party's name."""
         return self._mesh.me
 
-    def _everyone(self, buffers: list[memoryview], sizes: list[int]) -> list[list[bytearray | memoryview]]:
-        """Swap buffers with all others in one round: for each rank its buffers joined."""
-        total = sum(sizes)
+    def _everyone(self, buffers: list[memoryview]) -> list[bytearray]:
+        """Swap buffers of the same sizes with all others in one round: of each other rank its buffers, joined."""
+        total = sum(buffer.nbytes for buffer in buffers)
         received = self._mesh.exchange(
             Kind.OPENING, dict.fromkeys(self._others, buffers), dict.fromkeys(self._others, total)
         )
         return [received[name] for name in self._others]
 
+    def _receive(self, src: int, size: int) -> bytearray:
+        return self._mesh.exchange(Kind.OPENING, {}, {self._names[src]: size})[self._names[src]]
+
+    def _in_place(self, op: ReduceOp) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        if op == ReduceOp.SUM:
+            return torch.Tensor.add_
+        if op == ReduceOp.BXOR:
+            return torch.Tensor.bitwise_xor_
+        raise TransportError(f"{self._mesh.me}: the mesh sums and exclusive-ors, not {op}")
+
     # protocols.context.Channel
 
     def open_ring(self, shares: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Sum of all parties' shares; one round."""
-        buffers = [_buffer(share) for share in shares]
-        results = [share.clone() for share in shares]
-        for payload in self._everyone(buffers, [b.nbytes for b in buffers]):
-            words, start = (
-                torch.frombuffer(payload, dtype=torch.int64) if payload else torch.empty(0, dtype=torch.int64),
-                0,
-            )
-            for result in results:
-                result += words[start : start + result.numel()].view(result.shape)
-                start += result.numel()
-        return results
+        return self.all_reduce(shares, batched=True)
 
     def open_bits(self, shares: np.ndarray) -> np.ndarray:
         """Exclusive-or of all parties' packed bits; one round."""
         shares = np.ascontiguousarray(shares)
         result = shares.copy()
-        for payload in self._everyone([memoryview(shares).cast("B")], [shares.nbytes]):
-            result ^= np.frombuffer(payload, np.uint8).reshape(shares.shape)
+        if shares.size:
+            for payload in self._everyone([memoryview(shares).cast("B")]):
+                result ^= np.frombuffer(payload, np.uint8).reshape(shares.shape)
         return result
 
     # CrypTen's Communicator
 
-    def all_reduce(self, tensor, op=torch.distributed.ReduceOp.SUM, batched=False):
-        """Sum (or exclusive-or) over all parties."""
+    def all_reduce(self, tensor, op=ReduceOp.SUM, batched=False):
+        """Sum (or exclusive-or) over all parties: a new tensor, or a list of them if `batched`."""
+        add = self._in_place(op)
         tensors = list(tensor) if batched else [tensor]
-        if op == torch.distributed.ReduceOp.BXOR:
-            flat = [t.contiguous() for t in tensors]
-            joined = np.concatenate([t.view(-1).numpy().view(np.uint8) for t in flat])
-            words = torch.from_numpy(self.open_bits(joined).view(np.int64))
-            results = [part.view(t.shape) for part, t in zip(words.split([t.numel() for t in flat]), flat, strict=True)]
-        elif op == torch.distributed.ReduceOp.SUM:
-            results = self.open_ring(tensors)
-        else:
-            raise TransportError(f"{self._mesh.me}: the mesh sums and exclusive-ors, not {op}")
+        results = [t.clone() for t in tensors]
+        for payload in self._everyone([_buffer(t) for t in tensors]):
+            for result, part in zip(results, _tensors(payload, tensors), strict=True):
+                add(result, part)
         return results if batched else results[0]
 
-    def reduce(self, tensor, dst, op=torch.distributed.ReduceOp.SUM, batched=False):
-        """Like `all_reduce`, for one party only: the others send and learn nothing."""
+    def reduce(self, tensor, dst, op=ReduceOp.SUM, batched=False):
+        """Like `all_reduce`, for one party only: the others send, learn nothing and get None."""
+        add = self._in_place(op)
         tensors = list(tensor) if batched else [tensor]
         buffers = [_buffer(t) for t in tensors]
         if self.rank != dst:
@@ -107,43 +117,34 @@ class MeshCommunicator(Communicator):
         results = [t.clone() for t in tensors]
         received = self._mesh.exchange(Kind.OPENING, {}, dict.fromkeys(self._others, sum(b.nbytes for b in buffers)))
         for payload in received.values():
-            words, start = torch.frombuffer(payload, dtype=torch.int64), 0
-            for result in results:
-                part = words[start : start + result.numel()].view(result.shape)
-                start += result.numel()
-                if op == torch.distributed.ReduceOp.BXOR:
-                    result ^= part
-                else:
-                    result += part
+            for result, part in zip(results, _tensors(payload, tensors), strict=True):
+                add(result, part)
         return results if batched else results[0]
 
     def all_gather(self, tensor):
         """Every party's tensor, by rank."""
-        parts = self._everyone([_buffer(tensor)], [8 * tensor.numel()])
-        others = iter([torch.frombuffer(p, dtype=torch.int64).view(tensor.shape) for p in parts])
+        others = iter([_tensors(payload, [tensor])[0] for payload in self._everyone([_buffer(tensor)])])
         return [tensor.clone() if rank == self.rank else next(others) for rank in range(self.parties)]
 
     def gather(self, tensor, dst):
-        """Every party's tensor at one party."""
+        """Every party's tensor at one party, by rank; [None] at the others, as CrypTen has it."""
         if self.rank != dst:
             self._mesh.exchange(Kind.OPENING, {self._names[dst]: [_buffer(tensor)]}, {})
             return [None]
         received = self._mesh.exchange(Kind.OPENING, {}, dict.fromkeys(self._others, 8 * tensor.numel()))
-        others = iter([torch.frombuffer(received[n], dtype=torch.int64).view(tensor.shape) for n in self._others])
+        others = iter([_tensors(received[name], [tensor])[0] for name in self._others])
         return [tensor.clone() if rank == self.rank else next(others) for rank in range(self.parties)]
 
     def broadcast(self, tensor, src, group=None, batched=False):
-        """One party's tensor to all, in place."""
+        """One party's tensor (or list of them, if `batched`) to all, in place."""
         tensors = list(tensor) if batched else [tensor]
         if self.rank == src:
             self._mesh.exchange(Kind.OPENING, dict.fromkeys(self._others, [_buffer(t) for t in tensors]), {})
             return tensor
-        size = 8 * sum(t.numel() for t in tensors)
-        payload = self._mesh.exchange(Kind.OPENING, {}, {self._names[src]: size})[self._names[src]]
-        for t, part in zip(
-            tensors, torch.frombuffer(payload, dtype=torch.int64).split([t.numel() for t in tensors]), strict=True
-        ):
-            t.copy_(part.view(t.shape))
+        size = sum(_buffer(t).nbytes for t in tensors)
+        payload = self._receive(src, size)
+        for t, part in zip(tensors, _tensors(payload, tensors), strict=True):
+            t.copy_(part)
         return tensor
 
     def scatter(self, scatter_list, src, size=None, device=None):
@@ -154,9 +155,8 @@ class MeshCommunicator(Communicator):
             }
             self._mesh.exchange(Kind.OPENING, outgoing, {})
             return scatter_list[self.rank]
-        size = torch.Size(size if size is not None else scatter_list[self.rank].size())
-        payload = self._mesh.exchange(Kind.OPENING, {}, {self._names[src]: 8 * size.numel()})[self._names[src]]
-        return torch.frombuffer(payload, dtype=torch.int64).view(size)
+        result = torch.empty(size if size is not None else scatter_list[self.rank].size(), dtype=torch.int64)
+        return _tensors(self._receive(src, result.nbytes), [result])[0]
 
     def send(self, tensor, dst):
         """One tensor to one party."""
@@ -164,16 +164,16 @@ class MeshCommunicator(Communicator):
 
     def recv(self, tensor, src=None):
         """A tensor shaped like `tensor` from one party."""
-        payload = self._mesh.exchange(Kind.OPENING, {}, {self._names[src]: 8 * tensor.numel()})[self._names[src]]
-        return torch.frombuffer(payload, dtype=torch.int64).view(tensor.shape)
+        return _tensors(self._receive(src, 8 * tensor.numel()), [tensor])[0]
 
     def barrier(self) -> None:
         """Wait for all parties."""
-        self._everyone([], [])
+        self._everyone([])
 
     def _no_objects(self, *args, **kwargs):
         raise TransportError(
-            f"{self._mesh.me}: objects are never sent, since receiving one means unpickling it; pass size= to crypten.cryptensor"
+            f"{self._mesh.me}: objects are never sent, since receiving one means unpickling it; "
+            "pass size= to crypten.cryptensor"
         )
 
     send_obj = recv_obj = broadcast_obj = _no_objects

@@ -8,7 +8,6 @@ those modules while CrypTen is imported; whatever else in the process wants the 
 from __future__ import annotations
 
 import sys
-import types
 from types import ModuleType
 
 import torch.onnx
@@ -22,6 +21,7 @@ _STANDINS = (
     "torch.onnx._internal.registration",
     "tensorflow",
 )
+_ATTRIBUTES = ("symbolic_helper", "utils", "OperatorExportTypes")  # of torch.onnx
 
 
 class _Standin(ModuleType):
@@ -31,7 +31,8 @@ class _Standin(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         raise NotImplementedError(
-            f"{self.__name__} is not loaded: CrypTen's ONNX import is replaced by mpc_imaging.models.convert, which uses torch.fx"
+            f"{self.__name__} is not loaded: CrypTen's ONNX import is replaced by mpc_imaging.models.convert, "
+            "which uses torch.fx"
         )
 
 
@@ -41,9 +42,7 @@ def load() -> ModuleType:
         return sys.modules["crypten"]
     names = [name for name in _STANDINS if name != "tensorflow"]
     saved = {name: sys.modules.get(name) for name in _STANDINS}
-    attributes = {
-        name: getattr(torch.onnx, name) for name in ("symbolic_helper", "utils") if name in torch.onnx.__dict__
-    }
+    attributes = {name: getattr(torch.onnx, name) for name in _ATTRIBUTES if name in torch.onnx.__dict__}
     for name in names:
         sys.modules[name] = _Standin(name)
     # None makes the import fail at once: CrypTen looks for TensorFlow, which would take seconds where it is installed.
@@ -53,8 +52,8 @@ def load() -> ModuleType:
     sys.modules["torch.onnx.symbolic_helper"].parse_args = lambda *kinds: lambda function: function
     torch.onnx.symbolic_helper = sys.modules["torch.onnx.symbolic_helper"]
     torch.onnx.utils = sys.modules["torch.onnx.utils"]
-    if not hasattr(torch.onnx, "OperatorExportTypes"):
-        torch.onnx.OperatorExportTypes = types.SimpleNamespace()
+    # What from_pytorch touches first: it then says what to do instead, whether or not torch still has the real one.
+    torch.onnx.OperatorExportTypes = _Standin("torch.onnx.OperatorExportTypes")
     try:
         import crypten
     finally:
@@ -63,7 +62,7 @@ def load() -> ModuleType:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
-        for name in ("symbolic_helper", "utils"):
+        for name in _ATTRIBUTES:
             if name in attributes:
                 setattr(torch.onnx, name, attributes[name])
             else:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from mpc_imaging.engine import compat
+from mpc_imaging.engine import compat, encoding
 from mpc_imaging.engine.tensors import from_share
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
@@ -19,12 +19,12 @@ from mpc_imaging.randomness.ring import BilinearOp
 
 compat.load()
 
-from crypten.encoder import FixedPointEncoder  # noqa: E402
+from crypten.cryptensor import CrypTensor  # noqa: E402
 from crypten.mpc import MPCTensor  # noqa: E402
 from crypten.mpc.primitives import ArithmeticSharedTensor  # noqa: E402
 
 # Padding of a max-pool window: smaller than every activation, and far enough from 2**63 that differences do not wrap.
-PAD_VALUE = -(2**60)
+PAD_VALUE = -(2**62)
 
 _context: Context | None = None
 
@@ -106,7 +106,7 @@ def _ltz(self):
 
 
 def eq(self, y):
-    """[x == y], from two comparisons."""
+    """[x == y], from two comparisons; |x - y| < 2**63 in fixed point."""
     return 1 - ne(self, y)
 
 
@@ -216,7 +216,7 @@ class Windows:
         return [(along(0, i), along(1, j)) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
 
 
-def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[tournament.Level]]:
+def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[torch.Tensor]]:
     """Max-pool, and the comparisons that its gradient needs."""
     ctx = context()
     gathered = windows.gather(x.share, PAD_VALUE if ctx.first else 0)
@@ -241,19 +241,18 @@ def max_pool2d(self, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=
 
 
 def encode(self, x, device=None):
-    """Round to nearest, where CrypTen truncates toward zero."""
-    if isinstance(x, (int, float)):
-        return torch.tensor(round(x * self._scale))
-    if isinstance(x, list):
-        x = torch.tensor(x)
-    if torch.is_tensor(x):
-        return torch.round(x.double() * self._scale).long() if x.is_floating_point() else self._scale * x.long()
-    return _stock_encode(self, x, device)
+    """Round to nearest, where CrypTen truncates toward zero, and floats in numpy arrays even to whole numbers.
+
+    Raises `EncodingError` for numbers that are not finite or too large.
+    """
+    if isinstance(x, CrypTensor):
+        return x
+    x = torch.as_tensor(x, dtype=torch.float64 if isinstance(x, (float, list)) else None)
+    if self._precision_bits == 0 and not x.is_floating_point():
+        return x.long()  # any ring element, such as a share
+    return encoding.encode(x, self._precision_bits)
 
 
 def decode(self, tensor):
     """The nearest float, where CrypTen is off by one for some negative values."""
     return None if tensor is None else (tensor.double() / self._scale).float()
-
-
-_stock_encode = FixedPointEncoder.encode

@@ -19,8 +19,6 @@ from mpc_imaging.randomness.streams import Stream
 
 crypten = compat.load()
 
-import crypten.communicator  # noqa: E402
-import crypten.gradients  # noqa: E402
 from crypten.common import rng  # noqa: E402
 from crypten.encoder import FixedPointEncoder  # noqa: E402
 from crypten.mpc import MPCTensor  # noqa: E402
@@ -59,7 +57,10 @@ def _random_bits(size, bitlength=None, generator=None, **kwargs):
 
 
 def _a2b(tensor):
-    """CrypTen's `_A2B` without its handler of RuntimeError, which takes a network fault for lack of memory and changes protocol."""
+    """CrypTen's `_A2B` without its handler of RuntimeError: that takes a network fault for lack of memory.
+
+    The party with the fault would then run another protocol than its peers.
+    """
     parties = gates.context().channel.parties
     shares = BinarySharedTensor.stack([BinarySharedTensor(tensor.share, src=i) for i in range(parties)])
     result = shares.sum(dim=0)
@@ -67,7 +68,7 @@ def _a2b(tensor):
     return result
 
 
-def _sealed(self, *args, **kwargs):
+def _sealed(*args, **kwargs):
     raise PolicyError(
         "values are opened by mpc_imaging.parties.reveal only, which asks the policy and writes the ledger"
     )
@@ -82,8 +83,9 @@ def install(
 ) -> None:
     """Make CrypTen compute with `ctx`.
 
-    `streams` has ``prev`` and ``next``, shared with the neighbours by rank, ``local``, known to this party alone, and ``global``,
-    known to all. `sealed` (off in tests of CrypTen's own API) forbids `get_plain_text` and `reveal` of tensors.
+    `streams` has ``prev`` and ``next``, shared with the neighbours by rank, ``local``, known to this party alone, and
+    ``global``, known to all. `sealed` (off in tests of CrypTen's own API) makes `get_plain_text` and `reveal` of
+    tensors raise `PolicyError`.
     """
     uninstall()
     gates.set_context(ctx)
@@ -97,7 +99,8 @@ def install(
         _replace(module, "generate_random_ring_element", _random_ring_element)
     for module in (rng, binary):
         _replace(module, "generate_kbit_random_tensor", _random_bits)
-    _replace(crypten.mpc, "get_default_provider", lambda provider=CrypTenProvider(ctx): provider)
+    provider = CrypTenProvider(ctx)
+    _replace(crypten.mpc, "get_default_provider", lambda: provider)
     # Products through protocols.bilinear; CrypTen looks its protocol up by name in this module.
     _replace(arithmetic, "beaver", gates)
     _replace(converters, "_A2B", _a2b)
@@ -124,6 +127,10 @@ def install(
     for kind in (MPCTensor, ArithmeticSharedTensor, BinarySharedTensor):
         _replace(kind, "__repr__", _hidden)
     if sealed:
-        _replace(MPCTensor, "get_plain_text", _sealed)
-        _replace(MPCTensor, "reveal", _sealed)
+        # `BinarySharedTensor.reveal` stays: CrypTen's circuits open masked bits with it.
+        for kind in (MPCTensor, ArithmeticSharedTensor):
+            _replace(kind, "reveal", _sealed)
+        for kind in (MPCTensor, ArithmeticSharedTensor, BinarySharedTensor):
+            _replace(kind, "get_plain_text", _sealed)
+        _replace(ArithmeticSharedTensor, "reveal_batch", staticmethod(_sealed))
     _replace(crypten.cfg, "config", OmegaConf.merge(crypten.cfg.config, {"encoder": {"precision_bits": fraction_bits}}))

@@ -1,8 +1,8 @@
 """Training losses on shares: the value, where the policy reveals it, and the gradient for the logits.
 
-Both are sums over the batch, not means: dividing (p - y) by the batch size would cost five of the 16 bits of fraction before the backward pass;
-the optimiser divides once, at the parameters. Definitions equal `mpc_imaging.baselines.plaintext.loss_function`, times
-the batch size.
+Both are sums over the batch, not means: dividing (p - y) by the batch size would cost five of the 16 bits of fraction
+before the backward pass; the optimiser divides once, at the parameters. Definitions equal
+`mpc_imaging.baselines.plaintext.loss_function`, times the batch size.
 """
 
 from __future__ import annotations

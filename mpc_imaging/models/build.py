@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from mpc_imaging.models.weights import load_weights, nearest, save_weights
 from mpc_imaging.settings import ModelSettings
 
 __all__ = ["build", "load_weights", "save_weights"]
+
+
+# A torchvision constructor may load a cached file of weights by itself (weights=DEFAULT): never by unpickling code.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
 def build(model: ModelSettings, seed: int) -> nn.Module:

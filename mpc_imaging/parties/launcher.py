@@ -121,7 +121,7 @@ class _Children:
     def start(self, name: str, options: list[str], listen_fd: int, shown: bool) -> None:
         """Start one party; ``shown``: it shows its progress, and its standard error goes to ours as well."""
         folder = self._run_dir / "parties" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # One thread each: the parties share this machine, and sums in another order would not be repeatable.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         path = folder / "stderr.txt"

@@ -166,7 +166,9 @@ def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
         different = [key for key in digests if digests[key] != theirs.get(key)]
         if different or theirs.keys() - digests.keys():
             sections = ", ".join(sorted(different)) or f"sections that {mesh.me} does not have"
-            raise SessionError(f"{name} and {mesh.me} run different settings in: {sections}; compare both with --cfg job")
+            raise SessionError(
+                f"{name} and {mesh.me} run different settings in: {sections}; compare both with --cfg job"
+            )
         if len(nonce) != KEY_BYTES:
             raise SessionError(f"{name} sent a nonce of {len(nonce)} bytes to {mesh.me}, not {KEY_BYTES}")
         first, second = sorted([(mesh.me, mine[name]), (name, nonce)])

@@ -1,13 +1,13 @@
 """Division by a public number: stochastic truncation with the dealer's help, for any number of parties.
 
-CrypTen's local truncation for two parties ruins an element with probability |x| / 2**64; this one never does. One masked
-opening, c = x + 2**62 + r. Then for |x| < 2**62, and up to the carry of the low f bits,
+CrypTen's local truncation for two parties ruins an element with probability |x| / 2**64; this one never does. One
+masked opening, c = x + 2**62 + r. Then for |x| < 2**62, and up to the carry of the low f bits,
 
     x >> f = (c >> f) - 2**(62 - f) - (r >> f) + (1 - msb(c)) * 2**(64 - f) * msb(r)
 
-which is floor or floor + 1, unbiased (Escudero et al., CRYPTO 2020, section 4; the wrap term as in DESIGN section 5). What
-it computes is floor(x / 2**f) + [c_low < x mod 2**f] with c_low uniform and known to all, so an opened result pins x to
-one window of width 2**f.
+which is floor or floor + 1, unbiased (Escudero et al., CRYPTO 2020, section 4; the wrap term as in DESIGN section 5).
+What it computes is floor(x / 2**f) + [c_low < x mod 2**f] with c_low uniform and known to all, so an opened result pins
+x to one window of width 2**f.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def divide(ctx: Context, x: torch.Tensor, divisor: int) -> torch.Tensor:
-    """Share of x / divisor for a public whole number; relative error below 2**-25, |x| < 2**38.
+    """Share of x / divisor for a public whole number; relative error below 2**-24, |x| < 2**38.
 
     Powers of two are truncated exactly, with |x| < 2**62.
     """

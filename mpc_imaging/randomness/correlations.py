@@ -8,6 +8,7 @@ serves one use, ever.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -21,7 +22,7 @@ from mpc_imaging.randomness.ring import BilinearOp
 from mpc_imaging.randomness.streams import Stream
 
 # A request names sizes; the dealer refuses those that no sane layer asks for before it takes the memory.
-MAX_ELEMENTS = 1 << 31
+MAX_ELEMENTS = 1 << 29
 
 CHUNKS = 16  # of 4 bits each: the low 63 bits of a ring element
 
@@ -281,6 +282,22 @@ def _integers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _check_patches(demand: BilinearTriple) -> None:
+    """Refuse what a convolution would need more memory for than its operands: sliding windows, zero strides."""
+    params = dict(demand.op.params)
+    sizes = [v for name in ("stride", "dilation", "groups", "kernel") for v in np.atleast_1d(params.get(name, 1))]
+    if min(sizes) < 1:
+        raise RandomnessError("a demand has a stride, dilation, kernel or number of groups below 1")
+    if demand.op.name.startswith("conv"):
+        kernel = params.get("kernel", demand.y_shape[2:])
+        padded = [size + 2 * max(np.atleast_1d(params.get("padding", 0))) for size in demand.x_shape[2:]]
+        patches = math.prod(demand.x_shape[:2]) * math.prod(padded) * math.prod(kernel)
+        if patches * math.prod(np.atleast_1d(params.get("stride", 1))) > 8 * MAX_ELEMENTS:
+            raise RandomnessError(
+                f"a demand for a convolution over {patches:,} patch elements; use a smaller batch_size"
+            )
+
+
 def from_json(data: Any) -> Demand:
     """The demand that a peer described; anything else raises `RandomnessError`."""
     try:
@@ -289,6 +306,7 @@ def from_json(data: Any) -> Demand:
             op, params, x_shape, y_shape = rest
             plain = tuple((str(k), _integers(v) if isinstance(v, list) else int(v)) for k, v in params)
             demand: Demand = BilinearTriple(BilinearOp(op, plain), _integers(x_shape), _integers(y_shape))
+            _check_patches(demand)
         else:
             demand = _KINDS[name](*_integers(rest))
         sizes = [field.size for field in (*demand.random(), *demand.derived())]

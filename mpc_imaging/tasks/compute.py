@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mpc_imaging.errors import ConfigError
 from mpc_imaging.parties.session import Session
 from mpc_imaging.randomness.streams import Stream, fresh_key
 from mpc_imaging.settings import ProtocolName, RandomnessMode
@@ -84,7 +85,8 @@ def engine(session: Session) -> Iterator[Meter]:
     from mpc_imaging.protocols.context import Context
     from mpc_imaging.randomness.dealer import DealerClient
 
-    assert session.settings.randomness.mode is RandomnessMode.on_demand
+    if session.settings.randomness.mode is not RandomnessMode.on_demand:
+        raise ConfigError([f"randomness.mode={session.settings.randomness.mode.value} is not built; write on_demand"])
     dealer = session.settings.dealer()
     last = session.me == session.compute[-1]
     provider = DealerClient(session.mesh, dealer, session.stream(dealer, "correlations"), holder=last)

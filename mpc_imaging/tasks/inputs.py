@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 
 IDS_PER_MESSAGE = 4000
+MAX_IMAGES = 10_000_000
+# What a pseudonym may look like: it is written into a CSV file that people open in a spreadsheet.
+PSEUDONYM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def announce_ids(
             ids[owner] += _pass_on(session, part, owner, leader, recipients) or []
         named = session.me in (leader, *recipients)
         if named and (
-            len(ids[owner]) != counts[split] or not all(isinstance(i, str) and len(i) <= 200 for i in ids[owner])
+            len(ids[owner]) != counts[split]
+            or not all(isinstance(i, str) and PSEUDONYM.fullmatch(i) for i in ids[owner])
         ):
             raise SessionError(f"{owner} announced {counts[split]} images of {split} but named others")
     return ids
@@ -100,14 +105,15 @@ def _pass_on(
 
 def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogue:
     owners = session.settings.data_owners()
+    data = session.settings.data
     try:
-        counts = {owner: {split: int(table[owner]["counts"][split]) for split in splits} for owner in owners}
-        shapes = {owner: tuple(int(size) for size in table[owner]["shape"]) for owner in owners}
+        counts = {owner: {split: _count(table[owner]["counts"][split]) for split in splits} for owner in owners}
+        shapes = {owner: tuple(_count(size) for size in table[owner]["shape"]) for owner in owners}
     except (TypeError, KeyError, ValueError):
         raise SessionError(f"{session.compute[0]} sent {session.me} no catalogue of images") from None
-    if len(set(shapes.values())) > 1:
+    if set(shapes.values()) != {(data.channels, data.image_size, data.image_size)}:
         raise SessionError(
-            "image shapes differ: "
+            "image shapes differ from data.channels and data.image_size: "
             + ", ".join(f"{owner} has {'x'.join(map(str, shape))}" for owner, shape in shapes.items())
             + "; set data.image_size and data.channels alike"
         )
@@ -115,6 +121,13 @@ def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogu
     if empty:
         raise DataError([f"no owner has an image of split {split}" for split in empty])
     return Catalogue(counts, shapes[owners[0]])
+
+
+def _count(value: object) -> int:
+    """A whole number that a peer announced. A party takes memory for it, so it has a limit."""
+    if type(value) is not int or not 0 <= value <= MAX_IMAGES:
+        raise ValueError(value)
+    return value
 
 
 def share_images(

@@ -69,6 +69,19 @@ class Job:
         """Whether the policy opens anything of this task to this party: if not, an owner leaves after sharing."""
         return self.session.me in self.settings.receivers()
 
+    def exchange_ids(self) -> None:
+        """Those who will see outputs of images that are not theirs learn the pseudonyms; before any owner leaves."""
+        split = self.settings.task.split
+        spans = self.catalogue.spans(split)
+        strangers = {
+            party
+            for value in ("logits", "predictions")
+            for party, rows in self._rows(value, split).items()
+            if rows != spans.get(party)
+        }
+        own = None if self.own is None else self.own[split]
+        self.ids = announce_ids(self.session, self.catalogue, split, own, sorted(strangers))
+
     def open_confusion(
         self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None
     ) -> dict[str, Any] | None:
@@ -88,15 +101,6 @@ class Job:
     def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
         """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets."""
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
-        strangers = {
-            party
-            for value in ("logits", "predictions")
-            for party, rows in self._rows(value, split).items()
-            if rows != spans.get(party)
-        }
-        self.ids = announce_ids(
-            self.session, self.catalogue, split, None if self.own is None else self.own[split], sorted(strangers)
-        )
         opened = self.open("logits", logits, (total, self.classes), spans)
         predicted = None
         if self.wanted("predictions"):

@@ -8,6 +8,7 @@ This process sees what no party of a real session could: it reads every party's 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
     run = parser.parse_args(argv).run
+    os.umask(0o077)
     try:
         settings = config.load(run / "settings.yaml")
         if not settings.on_one_machine():

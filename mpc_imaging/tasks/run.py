@@ -66,9 +66,10 @@ def _take_part(
         if party == settings.model_owner():
             prepared = weights.prepared_module(settings, _owner_module(settings, folder, bar))
         catalogue = inputs.announce(session, splits, own)
+        job = Job(session, folder, catalogue, own, bar)
+        job.exchange_ids()
         state = weights.share_weights(session, prepared, folder)
         data = _share_data(session, catalogue, splits, own)
-        job = Job(session, folder, catalogue, own, bar)
         if not job.expects_results() and session.rank is None:
             log.info("shared its inputs and leaves")
             job.finish(None, [])
@@ -108,8 +109,7 @@ def _compute(
     from mpc_imaging.models.convert import SecureModule
     from mpc_imaging.tasks import compute
 
-    session, settings = job.session, job.settings
-    with compute.engine(session) as meter:
+    with compute.engine(job.session) as meter:
         from mpc_imaging.engine import layers
         from mpc_imaging.engine.tensors import from_share
 

@@ -106,7 +106,10 @@ def share_weights(session: Session, prepared: fx.GraphModule, folder: Path) -> d
         encoded = encode(value, bits) if session.me == owner else None
         if not settings.model.weights.secret:
             result = sharing.broadcast(session, owner, f"weights {name}", encoded, value.shape)
-            result = None if result is None else decode(result, bits).float()
+            if result is not None and settings.task.kind is TaskKind.train:
+                result = _public_share(session, result)  # training makes them secret
+            elif result is not None:
+                result = decode(result, bits).float()
         elif session.me == owner:
             result = sharing.share(session, f"weights {name}", encoded)
         elif session.rank is not None:
