@@ -81,20 +81,14 @@ def square(x):
 
 
 def div_(self, y):
-    """Division in place by a public value: whole numbers by stochastic truncation, anything else by the reciprocal."""
-    if torch.is_tensor(y) and y.is_floating_point() and bool((y.frac() == 0).all()):
-        y = y.long()
-    if isinstance(y, float) and y.is_integer():
-        y = int(y)
-    if torch.is_tensor(y) and not y.is_floating_point():
-        values = set(y.flatten().tolist())
-        if len(values) == 1:
-            y = values.pop()
-    if isinstance(y, int):
-        self.share = truncate.divide(context(), self.share, y)
-        return self
-    reciprocal = 1.0 / y if isinstance(y, float) else y.double().reciprocal()
-    return self.mul_(torch.as_tensor(reciprocal))
+    """Division in place by a public number; by several, a tensor, through reciprocals with the fraction's precision."""
+    if torch.is_tensor(y):
+        values = y.unique()
+        if len(values) > 1:
+            return self.mul_(y.double().reciprocal())
+        y = values.item()
+    self.share = truncate.divide(context(), self.share, y)
+    return self
 
 
 # MPCTensor

@@ -61,7 +61,7 @@ def _open(
     result = share[mine].clone() if computes else torch.zeros(mine.stop - mine.start, width, dtype=torch.int64)
     for part in received:
         result += part
-    return result.view(-1, *shape[1:]) if shape else result.view(shape)
+    return result.view(mine.stop - mine.start, *shape[1:]) if shape else result.view(shape)
 
 
 def _swap(session: Session, share: torch.Tensor | None, rows: Mapping[str, slice], width: int) -> list[torch.Tensor]:

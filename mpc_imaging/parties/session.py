@@ -32,8 +32,8 @@ from mpc_imaging.transport.certificates import CertificateError, Credentials
 from mpc_imaging.transport.frames import one_line
 from mpc_imaging.transport.mesh import Mesh
 
-# Where a peer may rightly be silent for long (it reads images, trains in plaintext, or the others compute): wait as long
-# as it lives.
+# Where a peer may rightly be silent for long (it reads images, trains in plaintext, or the others compute): wait as
+# long as it lives.
 PATIENT_S = math.inf
 
 # What these say names parties, steps, shapes and settings only. Others may name a file, and a file a patient.
@@ -41,7 +41,7 @@ _FIT_FOR_PEERS = (EncodingError, PolicyError, RandomnessError, SessionError, Tra
 
 
 def public_cause(error: BaseException) -> str:
-    """What peers, and the ledger, may know of the error that ended a party's session. Its own log has the whole text."""
+    """What peers, and the ledger, may know of the error that ended a party's session. Its log has the whole text."""
     if isinstance(error, _FIT_FOR_PEERS) and not isinstance(error, CertificateError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -54,8 +54,8 @@ class Session:
 
     Use as a context manager: an error inside tells all peers its public cause and ends the session.
 
-    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names by rank) and ``rank``
-    (this party's place among them, or None).
+    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names, by rank) and
+    ``rank`` (this party's place among them, or None).
     """
 
     def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger) -> None:
@@ -131,7 +131,7 @@ class Session:
         return self.rank == 0
 
     def stream(self, peer: str, purpose: str) -> Stream:
-        """The keystream that this party and ``peer`` share for one purpose; both must draw from it in the same order."""
+        """The keystream that this party and ``peer`` share for one purpose; both must draw in the same order."""
         if (peer, purpose) not in self._streams:
             self._streams[peer, purpose] = Stream(derive_key(self._keys[peer], self.mesh.session_id, purpose))
         return self._streams[peer, purpose]

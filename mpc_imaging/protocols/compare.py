@@ -111,8 +111,10 @@ class Sign:
 
 
 def less_than_zero(ctx: Context, x: torch.Tensor) -> Sign:
-    """Compare with zero, exact for every ring element read as a signed number. Six rounds."""
+    """Compare int64 shares of any shape with zero: exact for every ring element read as a signed number. Six rounds."""
     count = x.numel()
+    if count == 0:
+        return Sign(x.shape, *[np.empty(0, np.uint64)] * 4, ctx.first)
     plane = packed(count)
     flat = x.contiguous().view(-1).numpy().view(np.uint64)
     r, a, b, b2, rho_bits, tables, top, c, c2, rho, rho_r = ctx.provider.get(ComparisonMask(count))
@@ -128,12 +130,12 @@ def less_than_zero(ctx: Context, x: torch.Tensor) -> Sign:
 
 
 def relu(ctx: Context, x: torch.Tensor) -> tuple[torch.Tensor, Sign]:
-    """Share of max(x, 0), and the comparison, whose bit the gradient needs."""
+    """Share of max(x, 0), shaped like x, and the comparison, whose bit the gradient needs. Six rounds."""
     sign = less_than_zero(ctx, x)
     return x - sign.select(x), sign
 
 
 def maximum(ctx: Context, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, Sign]:
-    """Share of the larger of two (|a - b| < 2**63), and the comparison a < b."""
+    """Share of the larger of two of one shape (|a - b| < 2**63), and the comparison a < b. Six rounds."""
     difference, sign = relu(ctx, a - b)
     return b + difference, sign

@@ -1,4 +1,4 @@
-"""The largest of k values by pairs, ceil(log2 k) comparisons deep; and the way back, which one-hots and gradients take."""
+"""The largest of k values by pairs, ceil(log2 k) comparisons deep; and the way back, for one-hots and gradients."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ x to one window of width 2**f.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -43,15 +45,19 @@ def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.from_numpy(y.view(np.int64)).view(x.shape)
 
 
-def divide(ctx: Context, x: torch.Tensor, divisor: int) -> torch.Tensor:
-    """Share of x / divisor for a public whole number; relative error below 2**-24, |x| < 2**38.
+def divide(ctx: Context, x: torch.Tensor, divisor: float) -> torch.Tensor:
+    """Share of x / divisor for a public number; |x| < 2**38, relative error below 2**-24. At most one round.
 
-    Powers of two are truncated exactly, with |x| < 2**62.
+    Powers of two are truncated exactly, with |x| < 2**62. Raises `ZeroDivisionError`, and `RandomnessError` for a
+    divisor of 2**38 or more that is no power of two.
     """
     if divisor < 0:
         return divide(ctx, -x, -divisor)
-    bits = divisor.bit_length() - 1
-    if divisor == 1 << bits:
-        return truncate(ctx, x, bits)
-    bits += RECIPROCAL_BITS
-    return truncate(ctx, x * round((1 << bits) / divisor), bits)
+    if divisor == 0:
+        raise ZeroDivisionError("a shared value is divided by zero")
+    mantissa, exponent = math.frexp(divisor)  # divisor = mantissa * 2**exponent, mantissa from 1/2 to 1
+    bits = exponent - 1
+    if mantissa != 0.5:
+        bits += RECIPROCAL_BITS
+    bits = max(bits, 0)
+    return truncate(ctx, x * round(2**bits / divisor), bits)

@@ -284,15 +284,16 @@ def _integers(values: Any) -> tuple[int, ...]:
 
 def _check_patches(demand: BilinearTriple) -> None:
     """Refuse what a convolution would need more memory for than its operands: sliding windows, zero strides."""
-    params = dict(demand.op.params)
-    sizes = [v for name in ("stride", "dilation", "groups", "kernel") for v in np.atleast_1d(params.get(name, 1))]
-    if min(sizes) < 1:
+    # In Python's own integers: sizes that a peer chose could overflow numpy's.
+    params = {name: (value,) if isinstance(value, int) else value for name, value in demand.op.params}
+    if min((v for name in ("stride", "dilation", "groups", "kernel") for v in params.get(name, ())), default=1) < 1:
         raise RandomnessError("a demand has a stride, dilation, kernel or number of groups below 1")
     if demand.op.name.startswith("conv"):
         kernel = params.get("kernel", demand.y_shape[2:])
-        padded = [size + 2 * max(np.atleast_1d(params.get("padding", 0))) for size in demand.x_shape[2:]]
+        padded = [size + 2 * max(params.get("padding", (0,))) for size in demand.x_shape[2:]]
         patches = math.prod(demand.x_shape[:2]) * math.prod(padded) * math.prod(kernel)
-        if patches * math.prod(np.atleast_1d(params.get("stride", 1))) > 8 * MAX_ELEMENTS:
+        # A transposed convolution spreads its input by the stride.
+        if patches * math.prod(params.get("stride", ())) > 8 * MAX_ELEMENTS:
             raise RandomnessError(
                 f"a demand for a convolution over {patches:,} patch elements; use a smaller batch_size"
             )
@@ -351,9 +352,9 @@ def correct(demand: Demand, streams: Sequence[Stream], holder: int) -> list[np.n
     return [f.sub(a, b) for f, a, b in zip(demand.derived(), values, others, strict=True)]
 
 
-def pack(demand: Demand, correction: Sequence[np.ndarray]) -> list[memoryview]:
+def pack(correction: Sequence[np.ndarray]) -> list[memoryview]:
     """The correction as buffers to send, in order."""
-    return [memoryview(np.ascontiguousarray(array)).cast("B") for array in correction]
+    return [memoryview(np.ascontiguousarray(array)).cast("B") for array in correction if array.size]
 
 
 def correction_octets(demand: Demand) -> int:

@@ -38,9 +38,8 @@ def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> Dema
             break
         demand = correlations.from_json(request)
         log.add(demand)
-        mesh.send(
-            compute[holder], Kind.CORRECTION, correlations.pack(demand, correlations.correct(demand, streams, holder))
-        )
+        correction = correlations.correct(demand, streams, holder)
+        mesh.send(compute[holder], Kind.CORRECTION, correlations.pack(correction))
     for party in compute:
         if mesh.receive_json(party, wait_s=math.inf) != log.summary():
             raise SessionError(

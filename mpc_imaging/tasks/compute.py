@@ -42,7 +42,7 @@ class Meter:
         return traffic.rounds, traffic.peer(*peers).sent_wire_bytes
 
     def cost(self) -> dict[str, float]:
-        """Seconds, rounds and bytes since `start`: ``online_s`` without ``offline_s``, the time spent waiting for the dealer."""
+        """Seconds, rounds and bytes since `start`; ``online_s`` leaves out ``offline_s``, the wait for the dealer."""
         elapsed = time.perf_counter() - self._started
         offline = self._offline() - self._waited
         traffic = self.session.mesh.traffic.snapshot() - self._traffic
@@ -72,7 +72,11 @@ class Meter:
 
 @contextlib.contextmanager
 def engine(session: Session) -> Iterator[Meter]:
-    """CrypTen on this session's mesh and dealer; yields the meter. At the end the dealer compares what all parties used."""
+    """CrypTen on this session's mesh and dealer; yields the meter.
+
+    At the end the dealer compares what all parties used; this waits for its word.
+    Raises `ConfigError` for a mode of randomness that is not built, `TransportError` if the session ends meanwhile.
+    """
     if session.settings.protocol.name is ProtocolName.insecure_simulation:
         from mpc_imaging.engine import simulation
 
@@ -100,6 +104,9 @@ def engine(session: Session) -> Iterator[Meter]:
     try:
         yield Meter(session, provider)
         provider.finish()
+        # The dealer answers only if all compute parties used what it served: without this a party whose results are
+        # wrong would leave as if nothing had happened.
+        session.mesh.receive_json(dealer)
     finally:
         uninstall()
 
@@ -118,13 +125,13 @@ def _crypten_streams(session: Session) -> dict[str, Stream]:
 
 
 def batches(total: int, size: int) -> Iterator[slice]:
-    """Consecutive rows, `size` at a time."""
+    """Consecutive rows, ``size`` at a time."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
 
 
 def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any) -> torch.Tensor:
-    """Share of the logits (N, K) of shared images (N, C, H, W), batch by batch; `tick(rows)` after each."""
+    """Share of the logits (N, K) of shared images (N, C, H, W), both int64, batch by batch; ``tick(rows)`` after each."""
     from mpc_imaging.engine import tensors
 
     results = []

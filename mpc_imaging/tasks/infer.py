@@ -16,10 +16,14 @@ def _batch(task: TaskSettings) -> int:
 
 
 def infer(job: Job, model: Any, images: torch.Tensor | None, labels: torch.Tensor | None) -> None:
-    """`model` is the secure module and `images`, `labels` are shares at compute parties; None at all others."""
+    """Run a split through the model and open what the policy lists.
+
+    model: the secure module. images, labels: shares of the split (N, C, H, W) and of its one-hot labels (N, K).
+    All three are None at parties that do not compute, which wait for their results here.
+    """
     task = job.settings.task
     logits = None
-    with job.progress.stage("secure inference", job.catalogue.total(task.split)):
-        if model is not None:
+    if model is not None:
+        with job.progress.stage("secure inference", job.catalogue.total(task.split)):
             logits = forward(model, images, _batch(task), job.progress.advance)
     job.open_outputs(task.split, logits, labels)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpc_imaging.engine.encoding import encode
-from mpc_imaging.errors import DataError, SessionError
+from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import PATIENT_S, Session
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
-
 
 IDS_PER_MESSAGE = 4000
 MAX_IMAGES = 10_000_000
@@ -45,9 +44,10 @@ class Catalogue:
 
 
 def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] | None) -> Catalogue:
-    """Every party tells the first compute party that it is ready, an owner also its counts; that one tells everybody all.
+    """Every party tells the first compute party that it is ready, an owner also its counts; that one tells everybody.
 
-    Returns when all are ready: before, some may have trained in plaintext for long.
+    own: this party's rows of each split, if it owns any. Returns when all are ready: before, some may have trained in
+    plaintext for long. Raises `SessionError` for counts or shapes that cannot be, or that do not fit the settings.
     """
     mesh, leader = session.mesh, session.compute[0]
     mine: dict[str, Any] = {}
@@ -56,18 +56,25 @@ def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] |
     dealer = session.settings.dealer()
     if session.me != leader:
         mesh.send_json(leader, mine)
-        return _checked(session, splits, mesh.receive_json(leader, wait_s=PATIENT_S))
+        return _checked(session, splits, mesh.receive_json(leader, wait_s=PATIENT_S), sender=leader)
     others = [peer for peer in mesh.peers if peer != dealer]
     table = {leader: mine} | {name: mesh.receive_json(name, wait_s=PATIENT_S) for name in others}
+    catalogue = _checked(session, splits, table)
+    # What was understood, not what was received: nobody can pass anything on through the first compute party.
+    shape = list(catalogue.image_shape)
+    clean = {owner: {"counts": counts, "shape": shape} for owner, counts in catalogue.counts.items()}
     for name in others:
-        mesh.send_json(name, table)
-    return _checked(session, splits, table)
+        mesh.send_json(name, clean)
+    return catalogue
 
 
 def announce_ids(
     session: Session, catalogue: Catalogue, split: str, own: Split | None, recipients: Collection[str]
 ) -> dict[str, list[str]]:
-    """Pseudonyms of all images of a split, by owner, for `recipients`, who see outputs of images that are not theirs."""
+    """Pseudonyms of all images of a split, by owner, for ``recipients``, who see outputs of images not their own.
+
+    Raises `SessionError` for pseudonyms that are too many, too few, ill-formed or not unique.
+    """
     leader = session.compute[0]
     if not recipients or session.me not in (leader, *catalogue.counts, *recipients):
         return {}
@@ -78,39 +85,54 @@ def announce_ids(
         for start in range(0, counts[split], IDS_PER_MESSAGE):
             part = own.ids[start : start + IDS_PER_MESSAGE] if owner == session.me else None
             ids[owner] += _pass_on(session, part, owner, leader, recipients) or []
-        named = session.me in (leader, *recipients)
-        if named and (
-            len(ids[owner]) != counts[split]
-            or not all(isinstance(i, str) and PSEUDONYM.fullmatch(i) for i in ids[owner])
-        ):
-            raise SessionError(f"{owner} announced {counts[split]} images of {split} but named others")
+    if session.me in (leader, *recipients):
+        _check_ids(catalogue, split, ids)
     return ids
+
+
+def _check_ids(catalogue: Catalogue, split: str, ids: Mapping[str, list[str]]) -> None:
+    seen: set[str] = set()
+    for owner, names in ids.items():
+        if not all(map(PSEUDONYM.fullmatch, names)):
+            raise SessionError(f"{owner} named images of {split} by something else than pseudonyms")
+        before = len(seen)
+        seen.update(names)
+        if not len(names) == catalogue.counts[owner][split] == len(seen) - before:
+            raise SessionError(f"{owner} announced {catalogue.counts[owner][split]} images of {split} but named others")
 
 
 def _pass_on(
     session: Session, part: list[str] | None, owner: str, leader: str, recipients: Collection[str]
 ) -> list[str] | None:
-    """One message from an owner through the leader to the recipients; None at an owner that is none of these."""
+    """One message from an owner through the leader to the recipients; at these three the pseudonyms in it."""
     if session.me == leader:
-        part = session.mesh.receive_json(owner, wait_s=PATIENT_S) if part is None else part
+        part = _strings(owner, session.mesh.receive_json(owner, wait_s=PATIENT_S)) if part is None else part
         for peer in recipients:
             if peer not in (leader, owner):
                 session.mesh.send_json(peer, part)
     elif session.me == owner:
         session.mesh.send_json(leader, part)
     elif session.me in recipients:
-        part = session.mesh.receive_json(leader, wait_s=PATIENT_S)
+        part = _strings(leader, session.mesh.receive_json(leader, wait_s=PATIENT_S))
     return part
 
 
-def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogue:
+def _strings(sender: str, message: object) -> list[str]:
+    if not isinstance(message, list) or not all(isinstance(name, str) for name in message):
+        raise SessionError(f"{sender} sent something else than a list of pseudonyms")
+    return message
+
+
+def _checked(session: Session, splits: Sequence[str], table: object, sender: str | None = None) -> Catalogue:
+    """The catalogue in a message of ``sender``; None: put together here from the messages of all."""
     owners = session.settings.data_owners()
     data = session.settings.data
     try:
         counts = {owner: {split: _count(table[owner]["counts"][split]) for split in splits} for owner in owners}
         shapes = {owner: tuple(_count(size) for size in table[owner]["shape"]) for owner in owners}
     except (TypeError, KeyError, ValueError):
-        raise SessionError(f"{session.compute[0]} sent {session.me} no catalogue of images") from None
+        whose = f"{sender} sent" if sender else "a data owner announced"
+        raise SessionError(f"{whose} {session.me} no numbers of images as they should be") from None
     if set(shapes.values()) != {(data.channels, data.image_size, data.image_size)}:
         raise SessionError(
             "image shapes differ from data.channels and data.image_size: "
@@ -119,7 +141,7 @@ def _checked(session: Session, splits: Sequence[str], table: object) -> Catalogu
         )
     empty = [split for split in splits if not sum(counts[owner][split] for owner in owners)]
     if empty:
-        raise DataError([f"no owner has an image of split {split}" for split in empty])
+        raise SessionError(f"no owner has an image of {', '.join(empty)}; add some, or choose another task.split")
     return Catalogue(counts, shapes[owners[0]])
 
 
@@ -133,8 +155,11 @@ def _count(value: object) -> int:
 def share_images(
     session: Session, catalogue: Catalogue, split: str, own: Split | None, with_labels: bool, classes: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """All owners share a split. At a compute party: shares of the images (N, C, H, W) and of the one-hot labels (N, K)
-    in joint order, both in fixed point (labels None unless asked for); elsewhere (None, None).
+    """All owners share a split; ``own`` holds this party's rows, if it owns any.
+
+    At a compute party: shares (int64, fixed point) of the images (N, C, H, W) and of the one-hot labels (N, K) in joint
+    order, the labels None unless asked for; elsewhere (None, None).
+    Raises `EncodingError` for pixels that fixed point cannot hold, `TransportError` if the session ends meanwhile.
     """
     bits = session.settings.protocol.fraction_bits
     images, labels = [], []

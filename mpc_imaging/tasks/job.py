@@ -1,8 +1,7 @@
-"""One party's part in a task, from its own data to its result files: the order of steps that all parties follow together."""
+"""One party's part in a task, from its own data to its result files: the steps that all parties follow together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from mpc_imaging.parties.reveal import reveal
 from mpc_imaging.parties.session import Session
 from mpc_imaging.report.metrics import UNKNOWN_LABEL, metrics_from_confusion
 from mpc_imaging.report.predictions import write_json, write_predictions
+from mpc_imaging.settings import Settings
 from mpc_imaging.tasks.inputs import Catalogue, announce_ids
 from mpc_imaging.tasks.progress import Progress
 
@@ -38,7 +38,7 @@ class Job:
     ids: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def settings(self):
+    def settings(self) -> Settings:
         """The session's settings."""
         return self.session.settings
 
@@ -55,14 +55,18 @@ class Job:
         spans: Mapping[str, slice] | None = None,
         bits: int | None = None,
     ) -> torch.Tensor | None:
-        """Open a value to whom the policy names; the decoded rows that this party may see, float64, or None."""
+        """Open a value of ``shape`` to those whom the policy names; ``share`` is None where nothing is computed.
+
+        Returns the decoded rows that this party may see, float64, or None. ``bits``: of fraction, if not those of the
+        protocol. Raises as `reveal`.
+        """
         opened = reveal(self.session, value, share, torch.Size(shape), spans)
         return (
             None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
         )
 
     def wanted(self, value: str) -> bool:
-        """Whether the policy opens `value` to anyone."""
+        """Whether the policy opens ``value`` to anyone."""
         return bool(self.settings.recipients(value))
 
     def expects_results(self) -> bool:
@@ -85,7 +89,10 @@ class Job:
     def open_confusion(
         self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None
     ) -> dict[str, Any] | None:
-        """Confusion counts over a split, added up on shares, as metrics at those whom the policy names."""
+        """Metrics of a split at those whom the policy names, from confusion counts that are added up on shares.
+
+        logits, labels: shares (N, K), the labels one-hot; None where nothing is computed.
+        """
         counts = None
         if logits is not None:
             from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
@@ -99,24 +106,28 @@ class Job:
         return metrics_from_confusion(opened.round().long().numpy(), self.settings.data.positive_class)
 
     def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
-        """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets."""
+        """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets.
+
+        logits, labels: shares (N, K), the labels one-hot; None where nothing is computed.
+        """
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
+        with_logits, with_predictions = self._rows("logits", split), self._rows("predictions", split)
         opened = self.open("logits", logits, (total, self.classes), spans)
         predicted = None
-        if self.wanted("predictions"):
-            # Whoever gets the logits has the prediction; only the others are worth the comparisons.
-            only = set(self.settings.recipients("predictions")) - set(self.settings.recipients("logits"))
-            if only:
-                predicted = self._open_predictions(logits, total, spans)
+        # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
+        if any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items()):
+            predicted = self._open_predictions(logits, total, spans)
         if self.wanted("metrics"):
             self.metrics = self.open_confusion(split, logits, labels)
-        if opened is not None:
-            self._write(split, "logits", opened.float(), opened.argmax(1))
-        elif predicted is not None:
+        me = self.session.me
+        if predicted is not None and not _covers(with_logits.get(me), with_predictions[me]):
+            # The file has scores for all of its rows or for none: this party sees more rows than it has logits of.
             self._write(split, "predictions", None, predicted)
+        elif opened is not None:
+            self._write(split, "logits", opened.float(), opened.argmax(1))
 
     def open_weights(self, shapes: Mapping[str, torch.Size], shares: Mapping[str, torch.Tensor] | None) -> None:
-        """Open trained weights to whom the policy names, and write them there (weights.safetensors)."""
+        """Open trained weights to those whom the policy names, and write them there (weights.safetensors)."""
         sizes = [shape.numel() for shape in shapes.values()]
         flat = None if shares is None else torch.cat([shares[name].flatten() for name in shapes])
         opened = self.open("weights", flat, (sum(sizes),))
@@ -150,8 +161,8 @@ class Job:
         scores = None if logits is None else logits.numpy()
         write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
 
-    def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write result.json."""
+    def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> None:
+        """Write result.json, the last of this party's files; ``cost`` and ``layers`` are those of the `Meter`."""
         party = self.settings.topology.parties[self.session.me]
         result = {
             "party": self.session.me,
@@ -163,4 +174,8 @@ class Job:
             "layers": layers,
         }
         write_json(self.folder / "result.json", result)
-        return json.loads((self.folder / "result.json").read_text())
+
+
+def _covers(outer: slice | None, inner: slice) -> bool:
+    """Whether all rows of ``inner`` are also in ``outer``."""
+    return outer is not None and outer.start <= inner.start and inner.stop <= outer.stop

@@ -2,7 +2,8 @@
 
     python -m mpc_imaging.tasks.joint RUN
 
-This process sees what no party of a real session could: it reads every party's data and results, so it exists for runs on one machine only.
+This process sees what no party of a real session could: it reads every party's data and results, so it exists for
+runs on one machine only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from mpc_imaging.tasks.run import needed_splits
 
 
 def plaintext_baseline(run: Path, settings: Settings) -> PlaintextResult:
-    """The same task in plaintext: same images, starting weights and batches."""
+    """The same task in plaintext: same images, starting weights and batches.
+
+    Raises `DataError` or `ModelError` for data and weights that have gone since the run.
+    """
     parts = {
         owner: load_party(settings, owner, run / "parties" / owner, needed_splits(settings))
         for owner in settings.data_owners()

@@ -19,7 +19,12 @@ log = logging.getLogger("mpc_imaging.party")
 def run_party(
     settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
 ) -> None:
-    """Take part as `party`; `folder` (parties/<name> of the run) gets its ledger and results."""
+    """Take part as ``party``, or as the dealer.
+
+    folder: parties/<name> of the run, which gets the ledger and the results. certificates: ca.crt, party.crt and
+    party.key. listener: where peers connect, if not at the party's address in the topology.
+    Raises any `MPCImagingError`; the peers are then told a cause that names no file.
+    """
     if party == settings.dealer():
         _deal(settings, party, folder, certificates, listener)
     else:
@@ -36,6 +41,8 @@ def _deal(settings: Settings, party: str, folder: Path, certificates: Path, list
             return
         streams = [session.stream(name, "correlations") for name in session.compute]
         served = serve(session.mesh, session.compute, streams)
+        for name in session.compute:
+            session.mesh.send_json(name, served.summary())
         log.info("served %d demands", served.count)
         session.ledger.write("served", session=session.mesh.session_id.hex(), **served.summary())
 
@@ -57,14 +64,13 @@ def _take_part(
     from mpc_imaging.tasks.progress import Progress
 
     splits = needed_splits(settings)
-    own = load_party(settings, party, folder, splits) if party in settings.data_owners() else None
-    if party != settings.model_owner():
-        # Found before anything is shared: a model that cannot run securely is an error of every party.
-        prepared = weights.prepared_module(settings)
+    # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
+    # cannot. Nothing is shared before all have announced that they are ready.
     with Session.open(settings, party, folder, certificates, listener) as session:
         bar = Progress(progress)
-        if party == settings.model_owner():
-            prepared = weights.prepared_module(settings, _owner_module(settings, folder, bar))
+        own = load_party(settings, party, folder, splits) if party in settings.data_owners() else None
+        module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
+        prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own)
         job = Job(session, folder, catalogue, own, bar)
         job.exchange_ids()

@@ -16,9 +16,11 @@ Shares = Mapping[str, tuple[torch.Tensor | None, torch.Tensor | None]]
 
 
 def train(job: Job, model: Any, data: Shares) -> None:
-    """`data` maps each split to shares of its images and one-hot labels (None at parties that do not compute).
+    """Train ``model`` (the secure module; None at parties that do not compute) for ``task.epochs``.
 
-    Each epoch opens its mean loss (``loss``) and the counts on the validation split (``metrics``), where the policy lists them.
+    data: for each split, shares of its images (N, C, H, W) and one-hot labels (N, K); None at parties that do not
+    compute. Each epoch opens its mean loss (``loss``) and the counts on the validation split (``metrics``), where the
+    policy lists them, and adds an entry to the history.
     """
     task = job.settings.task
     total = job.catalogue.total("train")
@@ -28,8 +30,8 @@ def train(job: Job, model: Any, data: Shares) -> None:
     for number, batches in enumerate(epochs, 1):
         started = time.perf_counter()
         loss = None
-        with job.progress.stage(f"epoch {number} of {task.epochs}", total):
-            if model is not None:
+        if model is not None:
+            with job.progress.stage(f"epoch {number} of {task.epochs}", total):
                 loss = _epoch(job, model, optimiser, batches, *data["train"])
         opened = job.open("loss", loss, ())
         counts = None

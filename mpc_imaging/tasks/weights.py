@@ -1,7 +1,7 @@
 """The model of a session: where its starting weights come from, and how the compute parties get them.
 
-`prepared` modules are the same at every party, since all build the architecture from the public seed; only the model owner's
-holds the owner's weights.
+Prepared modules are the same at every party, since all build the architecture from the public seed; only the model
+owner's holds the owner's weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ SHARES = "shares.safetensors"
 def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int], None] | None = None) -> nn.Module:
     """The model owner's module: weights from its file, or trained in plaintext on its own train split.
 
-    `folder` is the owner's run folder, which gets the weights (weights.safetensors). `progress` is called with (epoch, epochs).
+    folder: the owner's run folder, which gets weights.safetensors. progress: called with (epoch, epochs).
+    Raises `ModelError` for a file of weights that does not fit, `DataError` for images that cannot be used.
     """
     module = build(settings.model, settings.seed)
     source = settings.model.weights.source
@@ -65,7 +66,7 @@ def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int]
 def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.GraphModule:
     """The traced module that runs on shares; from the public seed where this party has no weights.
 
-    Raises `ModelError` for layers that cannot run on shares, and for a model that does not fit the images or the classes.
+    Raises `ModelError` for layers that cannot run on shares, and for a model that does not fit images or classes.
     """
     module = build(settings.model, settings.seed) if module is None else module
     # Shares were made of the graph that was trained, in which nothing is folded.
@@ -89,7 +90,12 @@ def floating_state(prepared: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def share_weights(session: Session, prepared: fx.GraphModule, folder: Path) -> dict[str, torch.Tensor] | None:
-    """Every compute party's starting weights: int64 shares, or float tensors where they are public; None at other parties."""
+    """The starting weights at each compute party, by name; None at other parties.
+
+    int64 shares, or float32 tensors where the owner declared them public and the task does not train them.
+    folder: this party's run folder. Raises `EncodingError` for weights that fixed point cannot hold, `DataError` and
+    `SessionError` for share files that do not fit (see `read_shares`).
+    """
     settings = session.settings
     bits = settings.protocol.fraction_bits
     state = floating_state(prepared)
@@ -126,55 +132,72 @@ def _public_share(session: Session, value: torch.Tensor) -> torch.Tensor:
 
 
 def write_shares(session: Session, shares: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """This compute party's shares of trained weights, as a file that only its owner can read and that alone tells nothing."""
-    from safetensors.torch import save_file
+    """Write this compute party's int64 shares of trained weights: only its owner can read the file, whole or not at all.
 
-    path = folder / SHARES
+    Alone it tells nothing; with those of all compute parties it tells the weights.
+    """
+    from safetensors.torch import save
+
     metadata = {
         "origin": session.mesh.session_id.hex(),
         "party": session.me,
         "parties": json.dumps(session.compute),
         "fraction_bits": str(session.settings.protocol.fraction_bits),
     }
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-    save_file({name: value.contiguous() for name, value in shares.items()}, path, metadata)
+    content = save({name: value.contiguous() for name, value in shares.items()}, metadata)
+    temporary = folder / f".{SHARES}.{os.getpid()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / SHARES)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def share_file(settings: Settings, party: str) -> Path:
-    """Where a compute party's share file lies: `model.weights.path`, or in the run folder that it names."""
+    """Where a compute party's share file lies: ``model.weights.path``, or in the run folder that it names."""
     path = Path(settings.model.weights.path).expanduser()
     return path / "parties" / party / SHARES if path.is_dir() else path
 
 
 def read_share_file(settings: Settings, party: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Shares and metadata of one party's file. Raises `DataError` if it is missing or no share file."""
+    """Shares (int64, by name) and metadata of one party's file.
+
+    Raises `DataError`, which names no path, if it is missing, cannot be read, or is no share file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    path = share_file(settings, party)
+    again = "give the run folder of a training run"
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(share_file(settings, party), "pt") as file:
             metadata = file.metadata() or {}
             shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except FileNotFoundError:
-        raise DataError(
-            [f"model.weights.path: no {SHARES} of {party}; give the run folder of a training run"]
-        ) from None
-    except SafetensorError:
+        raise DataError([f"model.weights.path: no {SHARES} of {party}; {again}"]) from None
+    except (SafetensorError, UnicodeDecodeError):
         raise DataError([f"model.weights.path: the share file of {party} is damaged; train again"]) from None
-    if not {"origin", "party", "parties", "fraction_bits"} <= metadata.keys():
-        raise DataError(
-            [f"model.weights.path: the file of {party} holds no shares; give the run folder of a training run"]
-        )
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+        raise DataError([f"model.weights.path: the share file of {party} cannot be read: {problem}; {again}"]) from None
+    integers = all(share.dtype is torch.int64 for share in shares.values())
+    if not integers or not {"origin", "party", "parties", "fraction_bits"} <= metadata.keys():
+        raise DataError([f"model.weights.path: the file of {party} holds no shares; {again}"])
     return shares, metadata
 
 
 def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """This compute party's shares from its file, after all compute parties agreed that theirs come from one training run."""
+    """This compute party's shares, int64 by name, from its file; all compute parties' come from one training run.
+
+    state: tensors of the shapes that the model needs. Raises `DataError` with all that is wrong with this party's file,
+    `SessionError` if the parties' files are those of different runs.
+    """
     shares, metadata = read_share_file(session.settings, session.me)
     problems = []
     if metadata["party"] != session.me:
         problems.append(f"the share file of {metadata['party']} was given to {session.me}; each party loads its own")
-    if json.loads(metadata["parties"]) != session.compute:
+    if metadata["parties"] != json.dumps(session.compute):
         problems.append(f"the shares were made by {metadata['parties']}, not by this topology's compute parties")
     if metadata["fraction_bits"] != str(session.settings.protocol.fraction_bits):
         problems.append(f"the shares have {metadata['fraction_bits']} bits of fraction; set protocol.fraction_bits so")

@@ -19,7 +19,7 @@ DEMANDS = [CONV, c.SquarePair(50), c.TruncationPair(50, 16), c.ComparisonMask(53
 def _deal(demand, parties):
     keys = [fresh_key() for _ in range(parties)]
     correction = c.correct(demand, [Stream(key) for key in keys], parties - 1)
-    payload = bytearray(b"".join(c.pack(demand, correction)))
+    payload = bytearray(b"".join(c.pack(correction)))
     assert len(payload) == c.correction_octets(demand)
     shares = [
         c.draw(demand, Stream(key), c.unpack(demand, payload) if rank == parties - 1 else None, rank == parties - 1)
@@ -58,7 +58,7 @@ def test_corrections_are_uniform(demand):
     """Whoever sees a correction on its own sees random bytes."""
     keys = [fresh_key() for _ in range(2)]
     octets = np.concatenate(
-        [np.frombuffer(b, np.uint8) for b in c.pack(demand, c.correct(demand, [Stream(k) for k in keys], 1))]
+        [np.frombuffer(b, np.uint8) for b in c.pack(c.correct(demand, [Stream(k) for k in keys], 1))]
     )
     counts = np.bincount(octets, minlength=256)
     expected = len(octets) / 256

@@ -139,3 +139,27 @@ def test_insecure_simulation_is_marked(tmp_path):
     assert run.metrics["insecure"] is True and run.metrics["fidelity"]["agreeing"] == 12
     assert "secure" in run.output.lower() and "insecure" in (run.folder / "report.html").read_text().lower()
     assert run.result("hospital_a")["cost"]["dealer_bytes"] == 0
+
+
+def test_an_owner_without_results_leaves_and_its_images_keep_their_names(tmp_path):
+    """The receiver learns the pseudonyms of images whose owner is gone when outputs are opened."""
+    mine = tmp_path / "mine" / "topology"
+    mine.mkdir(parents=True)
+    roles = {
+        "hospital": "data_owner",
+        "vendor": "model_owner, receiver",
+        "cloud_a": "compute",
+        "cloud_b": "compute",
+        "dealer": "dealer",
+    }
+    parties = "".join(f"  {name}: {{roles: [{role}], address: '127.0.0.1:0'}}\n" for name, role in roles.items())
+    (mine / "leaving.yaml").write_text(f"name: leaving\nparties:\n{parties}")
+    run = _ok(
+        mpc_imaging(
+            *TINY, "--config-dir", str(tmp_path / "mine"), "topology=leaving", "policy=one_receiver", cwd=tmp_path
+        )
+    )
+    assert "leaves" in (run.folder / "parties" / "hospital" / "log.txt").read_text()
+    with (run.folder / "parties" / "vendor" / "predictions.csv").open() as file:
+        assert all(row["image_id"].startswith("hospital-test-") for row in csv.DictReader(file))
+    assert (run.folder / "parties" / "vendor" / "predictions.csv").stat().st_mode & 0o077 == 0
