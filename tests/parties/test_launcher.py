@@ -206,9 +206,11 @@ def test_no_orphans_when_the_launcher_ends(tmp_path: Path, number: signal.Signal
     fake(tmp_path, **dict.fromkeys(PARTIES, hang))
     save(settings(), tmp_path / "input.yaml")
     script = """if True:
-        import pathlib, sys
+        import pathlib, signal, sys
         from mpc_imaging.parties.launcher import launch
         from mpc_imaging.settings import load
+        # A shell that starts the tests in the background has them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         folder = pathlib.Path(sys.argv[1])
         command = lambda party, options: [sys.executable, "-S", "-B", str(folder / f"{party}.py"), party, *options]
         launch(folder, load(folder / "input.yaml"), command=command)

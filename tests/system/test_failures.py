@@ -63,7 +63,7 @@ def test_a_killed_launcher_leaves_no_orphans(tmp_path):
     process = _training(tmp_path)
     assert len(_processes(tmp_path)) == 3
     process.kill()
-    process.wait()
+    process.communicate()
     _wait_for(lambda: not _processes(tmp_path), 10)
 
 
