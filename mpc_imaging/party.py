@@ -1,39 +1,60 @@
 """One party of a session, or the dealer: what an operator starts on each institution's machine.
 
-    python -m mpc_imaging.party party=hospital_a experiment=pneumonia_infer topology.parties.hospital_b.address=b.example:7700 …
+    python -m mpc_imaging.party party=hospital_a experiment=pneumonia_infer transport.certificates=certificates …
 
-All parties must be given the same configuration, except for paths, certificates and timeouts; the handshake says what differs.
+All parties must be given the same configuration, except for addresses, paths, certificates and timeouts; the handshake
+says what differs. Exit codes: 0 all went well; 1 this party failed; 2 the command or the configuration cannot be run;
+3 a peer was lost or ended the session, see that peer's own log; 130 stopped by the operator.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
 import sys
 import traceback
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
+
+import yaml
 
 from mpc_imaging import settings as config
 from mpc_imaging.errors import ConfigError, MPCImagingError
-from mpc_imaging.settings import Settings
+from mpc_imaging.settings import Role, Settings
+from mpc_imaging.transport.frames import one_line
 
 EPILOG = """\
-example, three terminals (two hospitals and the dealer):
-  python -m mpc_imaging.party party=hospital_a experiment=phantoms_infer transport.certificates=certificates/hospital_a \\
-      topology.parties.hospital_a.address=127.0.0.1:7701 topology.parties.hospital_b.address=127.0.0.1:7702 \\
-      topology.parties.dealer.address=127.0.0.1:7703
-  … the same with party=hospital_b and its certificates, and with party=dealer and its certificates
+example, two hospitals and the dealer, in three terminals:
+  python -m mpc_imaging.certs local certificates hospital_a hospital_b dealer
+
+  COMMON="experiment=phantoms_infer topology.parties.hospital_a.address=127.0.0.1:7701
+      topology.parties.hospital_b.address=127.0.0.1:7702 topology.parties.dealer.address=127.0.0.1:7703"
+  python -m mpc_imaging.party party=hospital_a transport.certificates=certificates/hospital_a $COMMON
+  python -m mpc_imaging.party party=hospital_b transport.certificates=certificates/hospital_b $COMMON
+  python -m mpc_imaging.party party=dealer     transport.certificates=certificates/dealer     $COMMON
 
 certificates: python -m mpc_imaging.certs --help
 configuration: python -m mpc_imaging --help
 """
 
+MESSAGE_LIMIT = 1 << 16  # characters: room for every file of a large folder
+
+log = logging.getLogger("mpc_imaging.party")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, like every other error, instead of printing the usage first."""
+        self.exit(2, f"{message}; {self.prog} --help explains\n")
+
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m mpc_imaging.party",
         description="Run one party of a session, or the dealer (party=dealer), on this machine.",
         epilog=EPILOG,
@@ -72,7 +93,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
     if arguments.config_file is not None:
         if overrides:
             raise ConfigError([f"--config-file fixes the configuration: leave out {' '.join(overrides)}"])
-        settings = config.load(arguments.config_file, named[0])
+        settings = _load(arguments.config_file, named[0])
     else:
         from mpc_imaging.compose import compose_settings
 
@@ -84,14 +105,22 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
     return settings, named[0]
 
 
+def _load(path: Path, party: str) -> Settings:
+    try:
+        return config.load(path, party)
+    except OSError as error:
+        raise ConfigError(
+            [f"--config-file: cannot read {path}: {error.strerror}; give a run's settings.yaml"]
+        ) from None
+    except yaml.YAMLError:
+        raise ConfigError([f"--config-file: {path} is not YAML; give the settings.yaml of a run"]) from None
+
+
 def _certificates(arguments: argparse.Namespace, settings: Settings, party: str) -> Path:
     chosen = arguments.certificates or settings.transport.certificates
     if chosen is None:
-        raise ConfigError(
-            [
-                f"{party} has no certificate: set transport.certificates to its folder; make one with python -m mpc_imaging.certs"
-            ]
-        )
+        what = "set transport.certificates to its folder; python -m mpc_imaging.certs --help says how to make one"
+        raise ConfigError([f"{party} has no certificate; {what}"])
     return Path(chosen).expanduser()
 
 
@@ -101,23 +130,37 @@ def _folder(arguments: argparse.Namespace, settings: Settings, party: str) -> Pa
         now = datetime.now()
         run = Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_{settings.name}_{os.getpid()}"
     folder = run / "parties" / party
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError([f"--run-dir: cannot make the folder {folder}: {error.strerror}; choose another"]) from None
     return folder
 
 
-def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path)
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Everything that the package logs goes to ``path``; an error is logged there whole before it leaves."""
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("mpc_imaging")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    package = logging.getLogger("mpc_imaging")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    except MPCImagingError as error:
+        log.error("%s", error)
+        raise
+    except Exception as error:
+        # Where it happened, but not its message, which may quote data.
+        log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()
 
 
-def _run(arguments: argparse.Namespace, settings: Settings, party: str, folder: Path) -> None:
-    from mpc_imaging.settings import Role
-
+def _run(arguments: argparse.Namespace, settings: Settings, party: str, certificates: Path, folder: Path) -> None:
     listener = None if arguments.listen_fd is None else socket.socket(fileno=arguments.listen_fd)
-    certificates = _certificates(arguments, settings, party)
     # Three processes share two cores in a local run, and a hospital's machine does other work too.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
@@ -147,8 +190,8 @@ def _report(settings: Settings, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one party; returns the exit code. The last line on stderr is the cause of a failure."""
-    os.umask(0o077)  # logs, predictions and shares are this party's alone
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    os.umask(0o077)  # logs, predictions and shares are this party's alone
     if arguments.watch_stdin:
         from mpc_imaging.parties.launcher import end_with_parent
 
@@ -156,34 +199,28 @@ def main(argv: list[str] | None = None) -> int:
     folder = None
     try:
         settings, party = _settings(arguments)
+        certificates = _certificates(arguments, settings, party)
         folder = _folder(arguments, settings, party)
-        _log_to(folder / "log.txt")
-        _run(arguments, settings, party, folder)
+        with _log_to(folder / "log.txt"):
+            _run(arguments, settings, party, certificates, folder)
     except MPCImagingError as error:
-        logging.getLogger("mpc_imaging.party").error("%s", error)
-        if arguments.debug:
-            traceback.print_exc()
-        # One line: the launcher shows the last line of a party that failed.
-        print(error, file=sys.stderr, flush=True)
-        return error.exit_code
+        return _fail(arguments, str(error), 2 if isinstance(error, ConfigError) else error.exit_code)
     except KeyboardInterrupt:
-        print("stopped by the operator", file=sys.stderr, flush=True)
-        return 130
-    except Exception as error:
-        # An unexpected fault: where it happened, but not its message, which may quote data.
+        return _fail(arguments, "stopped by the operator", 130)
+    except Exception as error:  # an unexpected fault: its message may quote data
         place = traceback.extract_tb(error.__traceback__)[-1]
-        logging.getLogger("mpc_imaging.party").error(
-            "%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-        )
-        if arguments.debug:
-            traceback.print_exc()
         where = f"{Path(place.filename).name}:{place.lineno}"
-        log = f"; see {folder / 'log.txt'}" if folder else ""
-        print(
-            f"unexpected {type(error).__name__} at {where}{log}, or run again with --debug", file=sys.stderr, flush=True
-        )
-        return 1
+        more = f"; see {folder / 'log.txt'}" if folder else ""
+        return _fail(arguments, f"unexpected {type(error).__name__} at {where}{more}, or run again with --debug", 1)
     return 0
+
+
+def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
+    """Print one line, since the launcher shows the last line of a party that failed; returns the exit code."""
+    if arguments.debug:
+        traceback.print_exc()
+    print(one_line(message, MESSAGE_LIMIT), file=sys.stderr, flush=True)  # names of files may hold anything
+    return code
 
 
 if __name__ == "__main__":

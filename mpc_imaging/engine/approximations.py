@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 EXP_FLOOR = -16.0
 EXP_SQUARINGS = 5
 LOG_DEGREE, LOG_RANGE = 6, 4.0
+# Beyond this the linear start's error comes so close to 1 that rounding can make Newton's method diverge.
+RECIPROCAL_RANGE = 128.0
 
 
 def exp_nonpositive(x: MPCTensor) -> MPCTensor:
-    """exp(x) for x <= 0: (1 + t + t**2 / 2 + t**3 / 6)**32 with t = max(x, -16) / 32; error below 6e-6 + 64 units."""
+    """exp(x) for x <= 0: (1 + t + t**2 / 2 + t**3 / 6)**32 with t = max(x, -16) / 32; error below 6e-6 + 96 units."""
     t = ((x - EXP_FLOOR).relu() + EXP_FLOOR) / 2**EXP_SQUARINGS
     y = t * (t * (t / 6 + 0.5) + 1) + 1
     for _ in range(EXP_SQUARINGS):
@@ -37,8 +39,6 @@ def exp_nonpositive(x: MPCTensor) -> MPCTensor:
 @functools.lru_cache(maxsize=32)
 def _reciprocal_plan(high: float, target: float) -> tuple[float, float, int]:
     """Start a - b s for 1 / s on [1, high] (Chebyshev), and how many Newton steps reach relative error `target`."""
-    if high == 1.0:
-        return 1.0, 0.0, 0
     z = (high + 1) / (high - 1)
     error = 1 / (2 * z * z - 1)
     # 1 - s (a - b s) = error * T2((2 s - high - 1) / (high - 1))
@@ -51,9 +51,20 @@ def _reciprocal_plan(high: float, target: float) -> tuple[float, float, int]:
 
 
 def reciprocal(s: MPCTensor, high: float) -> MPCTensor:
-    """1 / s for 1 <= s <= high, by Newton's method (quadratic) from the best line."""
+    """1 / s for 1 <= s <= high, by Newton's method (quadratic) from the best line; error below 4 units.
+
+    A range beyond `RECIPROCAL_RANGE` is first narrowed by comparisons.
+    """
+    if high == 1:
+        return 2 - s  # s is 1 but for rounding
+    if high > RECIPROCAL_RANGE:
+        cut = math.sqrt(high)
+        above, drop = s.ge(cut), 1 - 1 / cut
+        y = reciprocal(s - (s * drop) * above, cut)
+        return y - (y * drop) * above
     a, b, steps = _reciprocal_plan(float(high), 2.0 ** -precision())
-    y = a - s * b
+    # Divided, not multiplied: b has few bits of fraction.
+    y = a - s / (1 / b)
     for _ in range(steps):
         y = y * (2 - s * y)
     return y
@@ -68,7 +79,7 @@ def _log_coefficients(high: float) -> list[float]:
 
 
 def log(s: MPCTensor, high: float) -> MPCTensor:
-    """log(s) for 1 <= s <= high, error below 1e-3: narrows the range by comparisons until a polynomial serves."""
+    """log(s) for 1 <= s <= high: comparisons narrow the range until a polynomial serves; error below 1e-3 for 1000."""
     if high > LOG_RANGE:
         cut = math.sqrt(high)
         above = s.ge(cut)

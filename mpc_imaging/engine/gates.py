@@ -30,7 +30,7 @@ _context: Context | None = None
 
 
 def context() -> Context:
-    """The installed context; `install.install` sets it."""
+    """The installed context; `install.install` sets it. Raises `RuntimeError` before."""
     if _context is None:
         raise RuntimeError("no secure session: call mpc_imaging.engine.install first")
     return _context
@@ -84,7 +84,7 @@ def div_(self, y):
     """Division in place by a public number; by several, a tensor, through reciprocals with the fraction's precision."""
     if torch.is_tensor(y):
         values = y.unique()
-        if len(values) > 1:
+        if len(values) != 1:
             return self.mul_(y.double().reciprocal())
         y = values.item()
     self.share = truncate.divide(context(), self.share, y)
@@ -100,19 +100,14 @@ def _ltz(self):
 
 
 def eq(self, y):
-    """[x == y], from two comparisons; |x - y| < 2**63 in fixed point."""
-    return 1 - ne(self, y)
-
-
-def ne(self, y):
-    """[x != y]: x - y is negative, or y - x is."""
+    """[x == y]: neither x - y nor y - x is negative; |x - y| < 2**63 in fixed point. CrypTen's `ne` is 1 less this."""
     difference = (self - y).share
     bit = compare.less_than_zero(context(), torch.stack([difference, -difference])).bit()
-    return from_share(bit.sum(0), 0)
+    return 1 - from_share(bit.sum(0), 0)
 
 
 def relu(self):
-    """max(x, 0), exactly."""
+    """max(x, 0), exactly. Six rounds, as for all that compares once."""
     return _like(compare.relu(context(), self.share)[0], self)
 
 
@@ -130,11 +125,6 @@ def hardtanh_with_bit(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor,
     return _like(y[0] - y[1], x) + low, from_share(above - below, 0)
 
 
-def hardtanh(self, min_value=-1, max_value=1):
-    """min(max(x, min_value), max_value)."""
-    return hardtanh_with_bit(self, min_value, max_value)[0]
-
-
 def abs_(self):
     """|x|, exactly: x - 2 b x."""
     sign = compare.less_than_zero(context(), self.share)
@@ -142,7 +132,10 @@ def abs_(self):
 
 
 def maximum(self, dim=None, keepdim=False, one_hot=True):
-    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins."""
+    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins.
+
+    Seven rounds for each doubling of the number of values.
+    """
     ctx = context()
     share = self.share.flatten() if dim is None else self.share
     axis = 0 if dim is None else dim % share.dim()

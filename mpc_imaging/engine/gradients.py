@@ -52,7 +52,7 @@ class MaxPool2d(stock.AutogradFunction):
 
     @staticmethod
     def forward(ctx, input, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
-        """Max-pool."""
+        """Max-pool of (N, C, H, W); one-hots of the windows have no gradient and raise `NotImplementedError`."""
         if return_indices:
             raise NotImplementedError(
                 "max_pool2d with return_indices has no gradient here; call it on a detached tensor"
@@ -75,14 +75,14 @@ class Conv2d(stock.AutogradFunction):
 
     @staticmethod
     def forward(ctx, input, kernel, stride=1, padding=0, dilation=1, groups=1):
-        """Convolution."""
+        """Convolution of (N, C, H, W) with (O, C / groups, kh, kw)."""
         stride, padding, dilation = (gates._pairs(v, 2) for v in (stride, padding, dilation))
         ctx.save_multiple_for_backward([input, kernel, stride, padding, dilation, groups])
         return input.conv2d(kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
     @staticmethod
     def backward(ctx, grad_output):
-        """Gradients for the input and the kernel."""
+        """Gradients for the input, where it has one, and the kernel."""
         input, kernel, stride, padding, dilation, groups = ctx.saved_tensors
         size = [
             (grad_output.size(2 + i) - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel.size(2 + i) - 1) + 1
@@ -106,7 +106,7 @@ class ConvTranspose2d(stock.AutogradFunction):
 
     @staticmethod
     def forward(ctx, input, kernel, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-        """Transposed convolution."""
+        """Transposed convolution of (N, C, H, W) with (C, O / groups, kh, kw)."""
         stride, padding, output_padding, dilation = (
             gates._pairs(v, 2) for v in (stride, padding, output_padding, dilation)
         )

@@ -112,9 +112,7 @@ def install(
     methods = {
         "_ltz": gates._ltz,
         "eq": gates.eq,
-        "ne": gates.ne,
         "relu": gates.relu,
-        "hardtanh": gates.hardtanh,
         "abs": gates.abs_,
         "max": gates.maximum,
         "argmax": gates.argmax,
@@ -127,10 +125,9 @@ def install(
     for kind in (MPCTensor, ArithmeticSharedTensor, BinarySharedTensor):
         _replace(kind, "__repr__", _hidden)
     if sealed:
-        # `BinarySharedTensor.reveal` stays: CrypTen's circuits open masked bits with it.
-        for kind in (MPCTensor, ArithmeticSharedTensor):
-            _replace(kind, "reveal", _sealed)
-        for kind in (MPCTensor, ArithmeticSharedTensor, BinarySharedTensor):
-            _replace(kind, "get_plain_text", _sealed)
+        # All other ways lead through these. `BinarySharedTensor.reveal` stays: CrypTen's circuits open masked bits so.
+        _replace(MPCTensor, "reveal", _sealed)
+        _replace(ArithmeticSharedTensor, "reveal", _sealed)
         _replace(ArithmeticSharedTensor, "reveal_batch", staticmethod(_sealed))
+        _replace(BinarySharedTensor, "get_plain_text", _sealed)
     _replace(crypten.cfg, "config", OmegaConf.merge(crypten.cfg.config, {"encoder": {"precision_bits": fraction_bits}}))

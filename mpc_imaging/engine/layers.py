@@ -60,21 +60,21 @@ def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int,
 
 
 def conv2d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
-    """(N, C, H, W) with (O, C / groups, kh, kw)."""
+    """Convolution of x (N, C, H, W) with w (O, C / groups, kh, kw), plus b (O,): (N, O, H', W')."""
     return _product(
         "conv2d", x, w, b, 2, {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     )
 
 
 def conv1d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
-    """(N, C, L) with (O, C / groups, k), as a 2-d convolution over a height of one."""
+    """Convolution of x (N, C, L) with w (O, C / groups, k), plus b (O,): a 2-d one over a height of one."""
     params = {"stride": (1, *stride), "padding": (0, *padding), "dilation": (1, *dilation), "groups": groups}
     y = _product("conv2d", x.unsqueeze(2), w.unsqueeze(2), None, 2, params).squeeze(2)
     return y if b is None else y + b.view(-1, 1)
 
 
 def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_padding, groups: int, dilation):
-    """(N, C, H, W) with (C, O / groups, kh, kw)."""
+    """Transposed convolution of x (N, C, H, W) with w (C, O / groups, kh, kw), plus b (O,): (N, O, H', W')."""
     params = {
         "stride": stride,
         "padding": padding,
@@ -86,13 +86,13 @@ def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_pad
 
 
 def linear(x, w: Weight, b: Weight | None):
-    """x @ w.T + b."""
+    """x @ w.T + b for x (..., F), w (K, F), b (K,): (..., K)."""
     return _product("matmul", x, w.t(), b, 0, {})
 
 
 @_rescaling
 def matmul(a, b):
-    """Matrix product."""
+    """Matrix product (..., M, K) @ (..., K, N), broadcast as torch.matmul does."""
     return a.matmul(b)
 
 
@@ -134,7 +134,7 @@ def leaky_relu(x, slope: float):
 
 @_rescaling
 def hardtanh(x, low: float, high: float):
-    """min(max(x, low), high)."""
+    """min(max(x, low), high) for public bounds."""
     return x.hardtanh(low, high)
 
 
@@ -163,13 +163,13 @@ def log_softmax(x, dim: int):
 
 
 def max_pool2d(x, kernel, stride, padding, dilation):
-    """Largest value of each window."""
+    """Largest value of each window of (N, C, H, W); sizes are pairs. Values must stay below 2**62 in fixed point."""
     return tensors.rescaled(x.max_pool2d(kernel, padding=padding, stride=stride, dilation=dilation))
 
 
 @_rescaling
 def avg_pool2d(x, kernel, stride, padding, count_include_pad: bool = True):
-    """Mean of each window; padding counts as zeros, or not at all."""
+    """Mean of each window of (N, C, H, W); padding counts as zeros, or not at all. Sizes are pairs."""
     y = x.avg_pool2d(kernel, stride=stride, padding=padding)
     if count_include_pad or padding == (0, 0):
         return y
@@ -188,7 +188,7 @@ def _averaging(size: int, out: int) -> torch.Tensor:
 
 @_rescaling
 def adaptive_avg_pool2d(x, size):
-    """Mean of windows that tile the input into `size` (oh, ow)."""
+    """Mean of windows that tile (N, C, H, W) into `size` (oh, ow), which may overlap."""
     h, w = x.shape[2:]
     if h % size[0] == 0 and w % size[1] == 0:
         kernel = (h // size[0], w // size[1])
@@ -202,7 +202,7 @@ def _resize(x, rows: torch.Tensor, cols: torch.Tensor):
 
 
 def upsample_nearest(x, scale):
-    """Each pixel repeated scale = (sh, sw) times."""
+    """Each pixel of (N, C, H, W) repeated `scale` (sh, sw) times."""
     for dim, times in ((2, scale[0]), (3, scale[1])):
         x = x.index_select(dim, torch.arange(x.shape[dim]).repeat_interleave(times))
     return x
@@ -210,7 +210,7 @@ def upsample_nearest(x, scale):
 
 @_rescaling
 def upsample_bilinear(x, size, align_corners: bool):
-    """Bilinear interpolation to `size` (H', W'): a public linear map."""
+    """Bilinear interpolation of (N, C, H, W) to `size` (H', W'): a public linear map."""
 
     def matrix(length: int, out: int) -> torch.Tensor:
         unit = torch.eye(length).view(1, length, 1, length)
@@ -280,6 +280,6 @@ def split(x, sizes: Sequence[int], dim: int):
 
 @_rescaling
 def scale_shift(x, scale: Weight, shift: Weight, channel_dim: int = 1):
-    """x * scale + shift for each channel: a batch-norm with fixed statistics."""
+    """x * scale + shift with scale and shift (C,) along `channel_dim`: a batch-norm with fixed statistics."""
     shape = [-1 if d == channel_dim else 1 for d in range(x.dim())]
     return x * scale.view(*shape) + shift.view(*shape)

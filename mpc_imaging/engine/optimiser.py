@@ -17,7 +17,10 @@ FACTOR_BITS = 24
 
 
 class SGD:
-    """v = momentum * v + gradient / batch + weight_decay * p;  p = p - lr * v, as `torch.optim.SGD`."""
+    """v = momentum * v + gradient / batch + weight_decay * p;  p = p - lr * v, as `torch.optim.SGD`.
+
+    Factors are rounded to `FACTOR_BITS` of fraction: a rate below 2**-25 would be zero.
+    """
 
     def __init__(self, parameters: Mapping[str, MPCTensor], lr: float, momentum: float, weight_decay: float) -> None:
         self._parameters = dict(parameters)

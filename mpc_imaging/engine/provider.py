@@ -7,8 +7,7 @@ import torch
 
 from mpc_imaging.engine import compat
 from mpc_imaging.protocols.context import Context
-from mpc_imaging.randomness.correlations import BilinearTriple, BinaryTriple, SharedBit, SquarePair
-from mpc_imaging.randomness.ring import BilinearOp
+from mpc_imaging.randomness.correlations import BinaryTriple, SharedBit
 
 compat.load()
 
@@ -26,7 +25,7 @@ def _binary(octets: np.ndarray, size) -> BinarySharedTensor:
 
 
 class CrypTenProvider(TupleProvider):
-    """Same results as CrypTen's own providers, with masks from the dealer."""
+    """What CrypTen's circuits ask for, with masks from the dealer. Arithmetic products do not come here (`gates`)."""
 
     NAME = "mpc_imaging"
 
@@ -34,20 +33,9 @@ class CrypTenProvider(TupleProvider):
         super().__init__()
         self._ctx = ctx
 
-    def generate_additive_triple(self, size0, size1, op, device=None, *args, **kwargs):
-        """a, b and op(a, b)."""
-        bilinear = BilinearOp(op, tuple(sorted(kwargs.items())))
-        a, b, c = self._ctx.provider.get(BilinearTriple(bilinear, tuple(size0), tuple(size1)))
-        return _ring(a, size0), _ring(b, size1), _ring(c, bilinear.result_shape(size0, size1))
-
-    def square(self, size, device=None):
-        """r and r * r."""
-        r, r2 = self._ctx.provider.get(SquarePair(torch.Size(size).numel()))
-        return _ring(r, size), _ring(r2, size)
-
     def generate_binary_triple(self, size0, size1, device=None):
         """a, b and a & b on words, broadcast to one shape."""
-        size = torch.broadcast_shapes(size0, size1)
+        size = torch.Size(np.broadcast_shapes(size0, size1))  # torch's own imports hundreds of modules for this
         return tuple(_binary(part, size) for part in self._ctx.provider.get(BinaryTriple(size.numel())))
 
     def B2A_rng(self, size, device=None):

@@ -20,7 +20,10 @@ crypten = compat.load()
 
 @contextlib.contextmanager
 def gloo(mesh: Mesh, compute: Sequence[str], fraction_bits: int) -> Iterator[None]:
-    """Initialise CrypTen among the compute parties on this machine; they find each other through the mesh."""
+    """Initialise CrypTen among the compute parties on this machine; they find each other through the mesh.
+
+    Raises `TransportError` if the first party names no port.
+    """
     rank = list(compute).index(mesh.me)
     if rank == 0:
         with socket.socket() as probe:

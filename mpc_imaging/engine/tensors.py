@@ -21,7 +21,7 @@ def from_share(share: torch.Tensor, bits: int | None = None, requires_grad: bool
 
 
 def share_of(tensor: MPCTensor) -> torch.Tensor:
-    """This party's share, int64."""
+    """This party's share, int64, of the tensor's shape; not a copy."""
     return tensor.share
 
 

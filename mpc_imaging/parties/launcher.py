@@ -198,8 +198,9 @@ def _echo(fd: int, path: Path) -> None:
     with open(fd, "rb", buffering=0) as stream, path.open("wb", buffering=0) as log, closed:
         while chunk := stream.read(65536):
             log.write(chunk)
-            sys.stderr.write(decoder.decode(chunk))
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):  # nobody reads ours any more: no reason to end the run
+                sys.stderr.write(decoder.decode(chunk))
+                sys.stderr.flush()
 
 
 def _cause(failed: list[_Child]) -> LaunchError:

@@ -18,7 +18,10 @@ GENESIS = "0" * 64
 
 
 class Ledger:
-    """Appends to one file; every entry is on disk before the method returns."""
+    """Appends to one file; every entry is on disk before the method returns.
+
+    Raises `SessionError` for a file that is no unbroken ledger: a party does not go on with one that was altered.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -27,7 +30,7 @@ class Ledger:
         self._count = len(entries)
 
     def write(self, event: str, **details: Any) -> None:
-        """Append ``event`` with public `details`."""
+        """Append ``event`` with public ``details``, of types that JSON has. Raises OSError if the disk refuses."""
         entry = {
             "number": self._count,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -47,7 +50,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     """All entries of a ledger. Raises `SessionError` where an entry was changed, removed or inserted."""
     entries: list[dict[str, Any]] = []
     previous = GENESIS
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    # Bytes that are no text become other text, and an entry that was cut off is none: the chain breaks there.
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate([*lines, ""] if rest else lines):
         try:
             entry = json.loads(line)
             stated = entry.pop("hash")

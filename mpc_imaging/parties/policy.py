@@ -13,7 +13,8 @@ Rows = Mapping[str, slice]
 def allowed_rows(settings: Settings, value: str, spans: Rows, total: int) -> dict[str, slice]:
     """For each recipient of ``value`` the rows that it may see.
 
-    A party or role that the policy names sees all `total` rows; ``image_owner`` sees only its own, ``spans[owner]``.
+    A party or role that the policy names sees all ``total`` rows; ``image_owner`` sees only its own, ``spans[owner]``.
+    Raises `PolicyError` for a value that no policy can name.
     """
     if value not in REVEALABLE:
         raise PolicyError(f"{value!r} is no value that a policy can open; it can open {', '.join(REVEALABLE)}")

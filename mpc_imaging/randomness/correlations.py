@@ -194,12 +194,12 @@ class ComparisonMask:
             np.left_shift(np.uint16(1), chunk, out=tables[k])
         top = np.packbits((r >> np.uint64(63)).astype(np.uint8))
         flag = np.unpackbits(rho, count=self.count).astype(np.uint64)
-        left = a.reshape(-1, packed(self.count))
+        left = a.reshape(and_planes()[0], packed(self.count))
         return [
             tables.view(np.uint8).reshape(-1),
             top,
             a & b,
-            (left[second_operands()].reshape(-1)) & b2,
+            left[second_operands()].reshape(-1) & b2,
             flag,
             flag * r,
         ]

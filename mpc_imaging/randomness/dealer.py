@@ -23,8 +23,9 @@ REQUEST_LIMIT = 1 << 16  # bytes; a demand is a short list
 def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> DemandLog:
     """Answer demands until the holder (the last of `compute`) has no more; then check that all parties used the same.
 
-    `streams[i]` is the keystream shared with compute party i alone. Returns the log of the demands served. Raises
-    `RandomnessError` for a request that is no demand, `SessionError` if the parties used different randomness.
+    `streams[i]` is the keystream shared with compute party i alone. Returns the log of the demands served, after all
+    parties were told that they agree. Raises `RandomnessError` for a request that is no demand, `SessionError` if the
+    parties used different randomness, `PeerLostError` if one of them leaves before its end.
     """
     holder = len(compute) - 1
     log = DemandLog()
@@ -45,6 +46,8 @@ def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> Dema
             raise SessionError(
                 f"{party} used other randomness than {mesh.me} served; run all parties from the same version"
             )
+    for party in compute:
+        mesh.send_json(party, "same")
     return log
 
 
@@ -69,7 +72,11 @@ class DealerClient:
         return correlations.draw(demand, self._stream, correction, self._holder)
 
     def finish(self) -> None:
-        """Tell the dealer that no more is needed; it compares what all parties used."""
+        """Tell the dealer that no more is needed, and wait until it has compared what all parties used.
+
+        Raises `PeerLostError` with the dealer's cause if that was not the same.
+        """
         if self._holder:
             self._mesh.send(self._dealer, Kind.REQUEST, b"null")
         self._mesh.send_json(self._dealer, self.log.summary())
+        self._mesh.receive_json(self._dealer, wait_s=math.inf)

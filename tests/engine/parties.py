@@ -19,6 +19,22 @@ import torch
 BITS = 16
 
 
+PRELOADED = [
+    "pytest", "torch._dynamo", "torch._meta_registrations", "mpc_imaging.data", "mpc_imaging.party",
+    "mpc_imaging.engine.install", "mpc_imaging.engine.layers", "mpc_imaging.models.convert",
+    "mpc_imaging.report.metrics", "mpc_imaging.randomness.dealer", "mpc_imaging.tasks.run", "mpc_imaging.tasks.infer",
+    "mpc_imaging.tasks.job", "mpc_imaging.tasks.weights", __name__,
+]  # fmt: skip
+
+
+def fork_server() -> Any:
+    """Starts processes that have torch and CrypTen imported: once, in the server that they are forked from."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def _worker(pipe: Any, name: str, names: list[str], ports: list[int], folder: Path, keys: list[bytes]) -> None:
     torch.set_num_threads(1)
     from mpc_imaging.engine.communicator import MeshCommunicator
@@ -97,12 +113,11 @@ class Parties:
         for s in sockets:
             s.close()
         keys = [fresh_key() for _ in names]
-        spawn = multiprocessing.get_context("spawn")
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        server = fork_server()
         self._pipes, self._processes, self.rounds = [], [], 0
         for name in names:
-            mine, theirs = spawn.Pipe()
-            process = spawn.Process(target=_worker, args=(theirs, name, names, ports, folder, keys), daemon=True)
+            mine, theirs = server.Pipe()
+            process = server.Process(target=_worker, args=(theirs, name, names, ports, folder, keys), daemon=True)
             process.start()
             self._pipes.append(mine)
             self._processes.append(process)

@@ -1,4 +1,4 @@
-"""CrypTen imports on a torch without its old ONNX parts, and leaves nothing behind. In a fresh process, where nothing is loaded yet."""
+"""In fresh processes: CrypTen loads on a torch without its old ONNX parts, and leaves nothing behind."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ PROGRAM = """
 import importlib.abc, json, sys
 import torch, torch.onnx
 
-GONE = ("torch.onnx.symbolic_helper", "torch.onnx.utils", "torch.onnx.symbolic_registry", "torch.onnx._internal.registration")
+GONE = ["torch.onnx." + name for name in ("symbolic_helper", "utils", "symbolic_registry", "_internal.registration")]
 
 class Refuse(importlib.abc.MetaPathFinder):  # torch of the future, on a machine without onnx
     def find_spec(self, name, path, target=None):

@@ -1,9 +1,11 @@
-"""Fixed point: nearest number, exact way back, typed errors at the edges; and the faults of CrypTen's own that it replaces."""
+"""Fixed point: nearest number, exact way back, typed errors at the edges; and the faults of CrypTen's own."""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mpc_imaging.engine import compat
 from mpc_imaging.engine.encoding import decode, encode
@@ -18,16 +20,16 @@ BITS = [0, 1, 12, 16, 20, 30]
 
 
 @pytest.mark.parametrize("bits", BITS)
+@settings(deadline=None)
 @given(value=st.floats(-(2.0**31), 2.0**31))
 def test_nearest_number(bits, value):
     encoded = encode(torch.tensor(value, dtype=torch.float64), bits).item()
     # In exact integers: Python's round of a fraction ties to even as well.
-    from fractions import Fraction
-
     assert encoded == round(Fraction(value) * 2**bits)
 
 
 @pytest.mark.parametrize("bits", BITS)
+@settings(deadline=None)
 @given(value=st.integers(-(2**53), 2**53))
 def test_decoding_is_exact_and_encoding_its_inverse(bits, value):
     real = decode(torch.tensor(value), bits)

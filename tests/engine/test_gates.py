@@ -60,11 +60,59 @@ def test_comparisons(parties):
 
 
 def tie(x):
-    return x.argmax(dim=1)
+    return x.argmax(dim=1), x.max(1)[1], x.argmax(dim=1, one_hot=False)
 
 
-def test_equal_values_have_one_winner(two):
-    assert torch.equal(two.run(tie, torch.ones(4, 7)).sum(1), torch.ones(4, dtype=torch.float64))
+def test_of_equal_values_the_first_wins_as_in_torch(two):
+    x = torch.tensor([[1.0] * 7, [0, 5, 5, 0, 5, 1, 2], [0, 1, 2, 3, 4, 4, 4], [2, 1, 0, 0, 0, 1, 2]])
+    first = F.one_hot(x.argmax(1), 7).double()
+    one_hot, of_max, index = two.run(tie, x)
+    assert torch.equal(one_hot, first) and torch.equal(of_max, first)
+    assert torch.equal(index, x.argmax(1).double())
+
+
+def of_nothing(x):
+    return {
+        "relu": x.relu(), "mul": x * x, "square": x.square(), "div": x / 3, "matmul": x.t().matmul(x), "eq": x.eq(x),
+        "max": x.max(1)[0],
+    }  # fmt: skip
+
+
+def test_empty_tensors(parties):
+    r = parties.run(of_nothing, torch.empty(0, 3))
+    assert {name: tuple(value.shape) for name, value in r.items()} == {
+        "relu": (0, 3), "mul": (0, 3), "square": (0, 3), "div": (0, 3), "matmul": (3, 3), "eq": (0, 3), "max": (0,),
+    }  # fmt: skip
+    assert not r["matmul"].any()
+
+
+def divided(x):
+    return {
+        "by_large": x / 1000.5,
+        "by_tiny": x / 0.001,
+        "by_negative": x / -7,
+        "by_several": x / torch.tensor([2.5, 8]),
+    }
+
+
+def test_division_keeps_small_quotients(two):
+    """CrypTen multiplies by the rounded reciprocal, which is 0.7 % off for 1000.5."""
+    x = torch.randn(50, 2) * 100
+    r = two.run(divided, x)
+    _close(r["by_large"], x.double() / 1000.5, 2)
+    _close(r["by_negative"], x.double() / -7, 2)
+    assert ((r["by_tiny"] - x.double() / 0.001).abs() < 1e-6 * x.abs() * 1000 + 1000 * ULP).all()
+    assert (r["by_several"] - x.double() / torch.tensor([2.5, 8])).abs().max() < 300 * ULP
+
+
+def by_zero(x):
+    for zero in (0, 0.0, torch.tensor(0.0)):
+        with pytest.raises(ZeroDivisionError):
+            x / zero
+
+
+def test_division_by_zero(two):
+    two.run(by_zero, torch.ones(2))
 
 
 def max_pool(x, **params):

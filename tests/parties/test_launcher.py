@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import termios
@@ -179,6 +181,23 @@ def test_progress_of_the_first_compute_party_is_shown(tmp_path: Path, capfd: pyt
     assert [note["progress"] for note in notes(tmp_path).values()] == [True, False, False]
     for name in PARTIES:
         assert f"{name} here" in (tmp_path / "parties" / name / "stderr.txt").read_text()
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    body = "for _ in range(20_000): print('epoch', file=sys.stderr)"  # more than a pipe holds
+    launch(tmp_path, settings(), command=fake(tmp_path, hospital_a=body))
+    assert (tmp_path / "parties" / "hospital_a" / "stderr.txt").read_text() == "epoch\n" * 20_000
+
+
+def test_a_partys_folder_is_closed_to_other_users(tmp_path: Path) -> None:
+    launch(tmp_path, settings(), progress=False, command=fake(tmp_path))
+    for name in PARTIES:
+        assert stat.S_IMODE((tmp_path / "parties" / name).stat().st_mode) == 0o700
 
 
 def test_on_a_terminal_the_first_compute_party_has_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def _change(lines):
 @pytest.mark.parametrize(
     "damage",
     [_change, lambda lines: lines.pop(1), lambda lines: lines.insert(1, lines[1]), lambda lines: lines.insert(0, "{}"),
-     lambda lines: lines.reverse(), lambda lines: lines.append("[]")],
+     lambda lines: lines.reverse(), lambda lines: lines.append("[]"), lambda lines: lines.insert(2, "\x1c")],
 )  # fmt: skip
 def test_damage_is_found(path, damage):
     lines = path.read_text().splitlines()
@@ -46,3 +46,22 @@ def test_damage_is_found(path, damage):
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(SessionError, match="line"):
         read(path)
+
+
+@pytest.mark.parametrize("end", [b'{"number": 4', b"{}", b"\xff\xfe\n", b"\n"])
+def test_what_a_crash_leaves_is_found(path, end):
+    path.write_bytes(path.read_bytes() + end)
+    with pytest.raises(SessionError, match="line 5"):
+        Ledger(path)
+
+
+def test_every_entry_is_on_disk_before_it_counts(tmp_path, monkeypatch):
+    """A disk that refuses an entry ends the session before anything is opened."""
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.write("reveal", value="logits")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
 
 from mpc_imaging.errors import RandomnessError
 from mpc_imaging.randomness import ring
@@ -44,9 +45,90 @@ def test_one_dimension(output_padding):
     assert torch.equal(ring.OPERATIONS["conv_transpose1d"](x, wt, **params), F.conv_transpose1d(x, wt, **params))
 
 
-def test_shapes_without_computing():
-    op = ring.BilinearOp("conv2d", (("stride", (2, 2)),))
-    assert op.result_shape((2, 3, 9, 9), (4, 3, 3, 3)) == (2, 4, 4, 4)
+def _shape(op, x_shape, y_shape):
+    """Of the result, or None if the operands do not fit: without computing, and with."""
+    try:
+        without = op.result_shape(x_shape, y_shape)
+    except RandomnessError:
+        without = None
+    try:
+        computed = op(torch.ones(x_shape, dtype=torch.int64), torch.ones(y_shape, dtype=torch.int64)).shape
+    except RuntimeError:
+        computed = None
+    return without, computed
+
+
+SIZES = st.lists(st.sampled_from([0, 1, 1, 2, 3]), max_size=4).map(tuple)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["mul", "matmul"]), SIZES, SIZES)
+def test_shapes_of_products_without_computing(name, x_shape, y_shape):
+    without, computed = _shape(ring.BilinearOp(name), x_shape, y_shape)
+    assert without == computed
+
+
+def _convolved(op, x_shape, y_shape):
+    """The same; like torch's, our convolutions refuse a kernel that is larger than the image."""
+    without, computed = _shape(op, x_shape, y_shape)
+    return without, None if computed is not None and 0 in computed else computed
+
+
+PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
+CONVOLUTION = st.fixed_dictionaries(
+    {
+        "stride": PAIR,
+        "dilation": PAIR,
+        "padding": st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        "groups": st.sampled_from([1, 2]),
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CONVOLUTION, PAIR, st.tuples(st.integers(3, 9), st.integers(3, 9)), st.sampled_from([2, 4]))
+def test_shapes_of_convolutions_without_computing(params, kernel, size, channels):
+    per_group = channels // params["groups"]
+    op = ring.BilinearOp("conv2d", tuple(params.items()))
+    x_shape, w_shape = (2, channels, *size), (6, per_group, *kernel)
+    without, computed = _convolved(op, x_shape, w_shape)
+    assert without == computed
+    if computed is not None:
+        weight = ring.BilinearOp("conv2d_weight", (("kernel", kernel), *params.items()))
+        without, computed = _convolved(weight, x_shape, tuple(computed))
+        assert without == computed == w_shape
+    op = ring.BilinearOp("conv_transpose2d", (("output_padding", (1, 0)), *params.items()))
+    without, computed = _convolved(op, x_shape, (channels, 3, *kernel))
+    assert without == computed
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "x_shape", "y_shape"),
+    [
+        ("mul", {}, (2, 3), (4,)),
+        ("matmul", {}, (), (3,)),
+        ("matmul", {}, (5, 2, 3), (4, 3, 2)),
+        ("conv2d", {}, (1, 3, 5, 5), (4, 2, 3, 3)),
+        ("conv2d", {"groups": 2}, (1, 4, 5, 5), (3, 2, 3, 3)),
+        ("conv2d", {}, (1, 3, 5), (4, 3, 3)),
+        ("conv2d", {}, (1, 1, 2, 2), (1, 1, 3, 1)),
+        ("conv1d", {}, (1, 3, 5, 5), (4, 3, 3, 3)),
+        ("conv_transpose2d", {}, (1, 3, 5, 5), (4, 3, 3, 3)),
+        ("conv_transpose2d", {"padding": (3, 3)}, (1, 3, 2, 2), (3, 3, 3, 3)),
+        ("conv2d_weight", {"kernel": (3, 3)}, (2, 3, 9, 9), (3, 4, 7, 7)),
+        ("conv2d_weight", {"kernel": (3, 3)}, (2, 3, 9, 9), (2, 4, 9, 9)),
+    ],
+)
+def test_operands_that_do_not_fit(name, params, x_shape, y_shape):
+    with pytest.raises(RandomnessError, match="do not fit"):
+        ring.BilinearOp(name, tuple(params.items())).result_shape(x_shape, y_shape)
+
+
+def test_shapes_of_one_dimension_without_computing():
+    conv = ring.BilinearOp("conv1d", (("padding", (1,)), ("stride", (2,))))
+    assert conv.result_shape((2, 3, 9), (4, 3, 3)) == (2, 4, 5)
+    transposed = ring.BilinearOp("conv_transpose1d", (("output_padding", (1,)), ("stride", (2,))))
+    assert transposed.result_shape((2, 3, 9), (3, 4, 3)) == (2, 4, 20)
 
 
 def test_unknown_operation():

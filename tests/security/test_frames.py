@@ -5,17 +5,15 @@ dealer must receive nothing that depends on the images. With masking switched of
 would prove nothing.
 """
 
-import os
-import sys
+import math
 from collections import defaultdict
 
 import numpy as np
 import pytest
 
 from mpc_imaging import settings as config
-from mpc_imaging.parties.launcher import launch
 from mpc_imaging.transport.frames import Kind
-from tests.security.recorder import frames
+from tests.security import recorder
 
 MASKED = (Kind.SHARE, Kind.OPENING, Kind.CORRECTION)
 # A false alarm once in a million runs, over the hundred or so tests that one run makes.
@@ -49,19 +47,10 @@ def _settings(images_seed):
     )  # fmt: skip
 
 
-def _command(party, options):
-    return [sys.executable, "-m", "tests.security.recorder", f"party={party}", *options]
-
-
 def _run(folder, images_seed, masks_off=False):
     folder.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAMES", str(folder / "frames"))
-        patch.setenv("PYTHONPATH", os.getcwd())
-        if masks_off:
-            patch.setenv("MASKS_OFF", "1")
-        launch(folder, _settings(images_seed), progress=False, command=_command)
-    return {name: frames(folder / "frames", name) for name in PARTIES}
+    recorder.run(folder, _settings(images_seed), masks_off)
+    return {name: recorder.frames(folder, name) for name in PARTIES}
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +71,21 @@ def _masked(run):
 
 
 def _surprise(counts, expected):
-    """Probability of counts at least this uneven, by the chi-squared test."""
-    from scipy.stats import chi2
-
-    return chi2.sf(((counts - expected) ** 2 / expected).sum(), len(counts) - 1)
+    """Probability of counts at least this uneven: chi-squared, by the cube root of Wilson and Hilferty (1931)."""
+    freedom = len(counts) - 1
+    spread = 2 / (9 * freedom)
+    ratio = ((counts - expected) ** 2 / expected).sum() / freedom
+    return math.erfc((ratio ** (1 / 3) - 1 + spread) / math.sqrt(2 * spread)) / 2
 
 
 def _is_uniform(octets):
     """Byte values, each bit of a 64-bit word, and repetition between neighbouring words."""
-    from scipy.stats import binomtest
-
     if _surprise(np.bincount(octets, minlength=256), np.full(256, len(octets) / 256)) < ALPHA:
         return False
     words = octets[: len(octets) // 8 * 8].reshape(-1, 8)
     bits = np.unpackbits(words, axis=1)
-    if any(binomtest(int(column.sum()), len(bits)).pvalue < ALPHA for column in bits.T):
+    excess = np.abs(2 * bits.sum(axis=0, dtype=np.int64) - len(bits)).max(initial=0)
+    if math.erfc(excess / math.sqrt(2 * max(len(bits), 1))) < ALPHA:
         return False
     same = int((words[1:] == words[:-1]).all(axis=1).sum())
     return same == 0

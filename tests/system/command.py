@@ -71,5 +71,6 @@ def mpc_imaging(*arguments: str, cwd: Path, timeout_s: float = 300) -> Run:
 # A run that takes seconds: few small phantoms, the smallest network.
 TINY = (
     "data=phantoms", "data.image_size=12", "data.phantoms.train=24", "data.phantoms.val=8", "data.phantoms.test=12",
-    "model=mlp", "model.pretrain.epochs=1", "task.epochs=1", "task.batch_size=8", "task.eval_batch_size=12", "task.lr=0.02",
+    "model=mlp", "model.pretrain.epochs=1",
+    "task.epochs=1", "task.batch_size=8", "task.eval_batch_size=12", "task.lr=0.02",
 )  # fmt: skip

@@ -2,26 +2,29 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.system.command import TINY, finish, mpc_imaging, start
+from tests.system.command import TINY, environment, finish, mpc_imaging, start
+
+NAMES = ("hospital_a", "hospital_b", "dealer")
 
 
 def _processes(folder):
-    """Command lines of processes that run in `folder`."""
+    """Party processes that run in ``folder``: (pid, command line)."""
     found = []
-    for pid in os.listdir("/proc"):
-        if pid.isdigit():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-            if str(folder) in command and "mpc_imaging.party" in command:
-                found.append((int(pid), command))
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if str(folder) in command and "mpc_imaging.party" in command:
+            found.append((int(path.parent.name), command))
     return found
 
 
@@ -37,7 +40,10 @@ def _wait_for(condition, timeout_s=60):
 def _training(folder):
     """A training run that takes minutes, when it has begun to train."""
     process = start("mpc_imaging", *TINY, "task=train", "task.epochs=500", cwd=folder)
-    ledgers = lambda: [p for p in folder.glob("outputs/*/*/parties/hospital_?/ledger.jsonl") if "loss" in p.read_text()]  # noqa: E731
+
+    def ledgers():
+        return [p for p in folder.glob("outputs/*/*/parties/hospital_?/ledger.jsonl") if "loss" in p.read_text()]
+
     try:
         _wait_for(lambda: len(ledgers()) == 2)
     except AssertionError:
@@ -57,6 +63,9 @@ def test_a_killed_party_ends_all(tmp_path, victim):
     assert run.code not in (0, None)
     assert victim in run.output.splitlines()[-1]
     _wait_for(lambda: not _processes(tmp_path), 5)
+    assert not (run.folder / "metrics.json").exists()
+    assert not list(run.folder.glob("parties/*/result.json")), "what is not finished leaves no result"
+    assert run.events("hospital_a")[-1] == ("abort", None)
 
 
 def test_a_killed_launcher_leaves_no_orphans(tmp_path):
@@ -67,62 +76,75 @@ def test_a_killed_launcher_leaves_no_orphans(tmp_path):
     _wait_for(lambda: not _processes(tmp_path), 10)
 
 
-def test_parties_that_disagree_say_what_on(tmp_path):
-    """Operators with different settings: the handshake names the section, at both."""
-    names = ["hospital_a", "hospital_b", "dealer"]
+@pytest.fixture
+def operators(tmp_path):
+    """Starts one party for each operator, as in the three-terminal example of the README."""
     certificates = tmp_path / "certificates"
-    assert (
-        subprocess.run([*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=False).returncode
-        == 0
-    )
-    parties = _operators(tmp_path, certificates, names, {"hospital_b": ["protocol.fraction_bits=18"]})
-    runs = {name: finish(process, tmp_path, 90) for name, process in parties.items()}
+    command = [sys.executable, "-m", "mpc_imaging.certs", "local", str(certificates), *NAMES]
+    subprocess.run(command, check=True, capture_output=True, env=environment())
+    started = {}
+
+    def begin(**extra):
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in NAMES]
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+        addresses = [
+            f"topology.parties.{name}.address=127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)
+        ]
+        for name in NAMES:
+            started[name] = start(
+                "mpc_imaging.party", f"party={name}", *TINY, *addresses,
+                f"transport.certificates={certificates / name}", *extra.get(name, []), cwd=tmp_path,
+            )  # fmt: skip
+        return {name: finish(process, tmp_path, 120) for name, process in started.items()}
+
+    yield begin
+    for process in started.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow  # tests/parties/test_session.py has the same handshake, with parties as threads
+def test_parties_that_disagree_say_what_on(operators):
+    """The handshake names the section, at one party or both, and every party ends."""
+    runs = operators(hospital_b=["protocol.fraction_bits=18"])
     assert all(run.code for run in runs.values())
     assert any("different settings in: protocol" in run.output for run in runs.values())
 
 
-def test_operators_start_one_party_each(tmp_path):
-    """The three-terminal example of the README."""
-    names = ["hospital_a", "hospital_b", "dealer"]
-    certificates = tmp_path / "certificates"
-    subprocess.run(
-        [*_python(), "mpc_imaging.certs", "local", str(certificates), *names], check=True, capture_output=True
-    )
-    parties = _operators(tmp_path, certificates, names, {})
-    for name, process in parties.items():
-        run = finish(process, tmp_path, 120)
+def test_operators_start_one_party_each(operators, tmp_path):
+    for name, run in operators().items():
         assert run.code == 0, run.output
         if name != "dealer":
             assert list(tmp_path.glob(f"outputs/*/*/parties/{name}/report.html"))
+            assert f"parties/{name}/report.html" in run.output
     assert not list(tmp_path.glob("outputs/*/*/metrics.json")), "no joint report on real machines"
 
 
-def _python():
-    import sys
-
-    return [sys.executable, "-m"]
-
-
-def _operators(folder, certificates, names, extra):
-    import socket
-
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    addresses = [
-        f"topology.parties.{n}.address=127.0.0.1:{s.getsockname()[1]}" for n, s in zip(names, sockets, strict=True)
-    ]
-    for s in sockets:
-        s.close()
-    return {
-        name: start(
-            "mpc_imaging.party", f"party={name}", *TINY, "model.weights.source=pretrain", *addresses,
-            f"transport.certificates={certificates / name}", *extra.get(name, []), cwd=folder,
-        )
-        for name in names
-    }  # fmt: skip
+def test_peers_are_told_at_once_but_not_which_file(operators, tmp_path):
+    """The text of a data error stays with the party whose file it names."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "manifest.csv").write_text("file,label,patient,split\nDOE_JANE.dcm,0,p1,test\n")
+    private = [f"data.path={folder}", "data.kind=dicom", "data.partition.kind=private"]
+    started = time.monotonic()
+    runs = operators(**{name: private for name in NAMES[:2]}, dealer=["data.path=/", *private[1:]])
+    assert time.monotonic() - started < 50, "nobody waits for a time-out"
+    failed = [name for name, run in runs.items() if run.code == 1]
+    assert failed and all(run.code for run in runs.values())
+    for name in failed:
+        assert "DOE_JANE.dcm" in runs[name].output.splitlines()[-1]
+    assert runs["dealer"].code == 3
+    assert runs["dealer"].output.splitlines()[-1].endswith("data problems; its own log says more")
+    for path in tmp_path.glob("outputs/*/*/parties/*/*"):
+        assert "DOE" not in path.read_text() or path.name == "log.txt", path
+    for path in tmp_path.glob("outputs/*/*/parties/dealer/*"):
+        assert "DOE" not in path.read_text(), path
 
 
 def test_bad_input_is_one_line_each_and_no_traceback(tmp_path):
-    rows = "".join(f"missing_{i}.dcm,{i % 2},p{i},test\n" for i in range(8))
+    rows = "".join(f"missing_{n}.dcm,{n % 2},p{n},test\n" for n in range(6))
     (tmp_path / "manifest.csv").write_text(f"file,label,patient,split\n{rows}")
     run = mpc_imaging("data=dicom", f"data.path={tmp_path}", "data.positive_class=1", cwd=tmp_path)
     assert run.code == 1 and "Traceback" not in run.output
@@ -131,4 +153,6 @@ def test_bad_input_is_one_line_each_and_no_traceback(tmp_path):
 
 def test_a_model_that_cannot_run_is_found_before_anything_is_shared(tmp_path):
     run = mpc_imaging(*TINY, "model._target_=torch.nn.GELU", "model.kwargs=null", cwd=tmp_path, timeout_s=120)
-    assert run.code != 0 and "Traceback" not in run.output
+    assert run.code == 1 and "Traceback" not in run.output
+    assert "model problem" in run.output.splitlines()[-1]
+    assert {event for event, _ in run.events("hospital_a")} == {"session", "abort"}
