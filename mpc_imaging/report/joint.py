@@ -233,8 +233,8 @@ def _fidelity(
 def _cost(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Cost of the slowest or busiest compute party; ``dealer_bytes`` adds up what the dealer sent to each of them.
 
-    A party that waits for another, which waits for the dealer, counts that time as its own: so ``online_s`` is the longest
-    total less the longest wait for the dealer.
+    A party that waits for another, which waits for the dealer, counts that time as its own: so ``online_s`` is the
+    longest total less the longest wait for the dealer.
     """
     costs = [result["cost"] for result in results if result["cost"]]
     reduced = {}

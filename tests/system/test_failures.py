@@ -42,7 +42,9 @@ def _training(folder):
     process = start("mpc_imaging", *TINY, "task=train", "task.epochs=500", cwd=folder)
 
     def ledgers():
-        return [p for p in folder.glob("outputs/*/*/parties/hospital_?/ledger.jsonl") if "loss" in p.read_text()]
+        """Those with the loss of an epoch."""
+        paths = folder.glob("outputs/*/*/parties/hospital_?/ledger.jsonl")
+        return [path for path in paths if '"value": "loss"' in path.read_text()]
 
     try:
         _wait_for(lambda: len(ledgers()) == 2)
