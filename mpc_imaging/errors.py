@@ -1,6 +1,7 @@
 """Typed errors. Every message is one line that says what is wrong, where, and what to write instead.
 
-Messages are shown to users, written to logs and sent to peers: they must never carry patient data or share contents.
+Messages are shown to users and written to the party's own log; peers get those that name no file or path, and a neutral
+cause for the others (`parties.session.public_cause`). None ever carries patient data or share contents.
 """
 
 from __future__ import annotations

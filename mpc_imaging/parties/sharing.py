@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mpc_imaging.parties.session import Session
+from mpc_imaging.parties.session import PATIENT_S, Session
 from mpc_imaging.transport.frames import Kind
 
 
@@ -34,7 +34,7 @@ def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | No
     session.ledger.write("input", value=name, owner=session.me, shape=list(value.shape))
     if holder == session.me:
         return rest
-    session.mesh.send(holder, Kind.SHARE, octets(rest))
+    session.mesh.send(holder, Kind.SHARE, octets(rest), wait_s=PATIENT_S)
     return None
 
 
@@ -61,7 +61,7 @@ def broadcast(
         session.ledger.write("public", value=name, owner=owner, shape=list(shape))
         for party in session.compute:
             if party != owner:
-                session.mesh.send(party, Kind.SHARE, octets(value))
+                session.mesh.send(party, Kind.SHARE, octets(value), wait_s=PATIENT_S)
         return value if computes else None
     if not computes:
         return None

@@ -80,9 +80,10 @@ class Mesh:
         log.info("%s: session %s with %s", me, session_id.hex()[:8], ", ".join(channels) or "nobody")
         return cls(me, channels, session_id, timeout_s)
 
-    def send(self, peer: str, kind: Kind, payload: Buffer | Sequence[Buffer]) -> None:
+    def send(self, peer: str, kind: Kind, payload: Buffer | Sequence[Buffer], wait_s: float | None = None) -> None:
         """Send one frame of ``payload``, a buffer or a list or tuple of them. Returns when the kernel has it.
 
+        ``wait_s`` replaces the mesh's timeout where the peer may rightly be busy with others first, as in `receive`.
         For both directions at once use `exchange`: two parties that send each other large payloads would both wait.
         """
         channel, views = self._channel(peer), byte_views(payload)
@@ -90,7 +91,7 @@ class Mesh:
             raise channel.gone()
         try:
             self._queue(channel, kind, views)
-            self._drive(kind, [channel], [], self.timeout_s)
+            self._drive(kind, [channel], [], self.timeout_s if wait_s is None else wait_s)
         except BaseException as error:
             self._fail(error)
             raise

@@ -159,6 +159,18 @@ def test_patience_can_be_longer_where_silence_is_right(town: Town):
         assert returned(together(jobs)[B]) == b"x"
 
 
+def test_patience_holds_for_a_peer_that_takes_a_large_input_late(town: Town):
+    a, b = town.meshes([A, B], timeout_s=0.2)
+    size = 64 << 20  # more than the kernel's buffers hold
+
+    def take_late() -> bytearray:
+        time.sleep(0.6)
+        return b.receive(A, Kind.SHARE, size)
+
+    jobs = {A: lambda: a.send(B, Kind.SHARE, bytes(size), wait_s=math.inf), B: take_late}
+    assert len(returned(together(jobs)[B])) == size
+
+
 def late_correction_to(b: Mesh) -> None:
     time.sleep(0.25)
     b.send(A, Kind.SHARE, b"x")
