@@ -11,7 +11,7 @@ export SKLEARN_ALLOW_DEPRECATED_SKLEARN_PACKAGE_INSTALL := True
 # Several party processes share the machine: one thread each is fastest, and repeatable.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all benchmark lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -35,6 +35,9 @@ test: $(READY)  ## all tests but the slow ones
 
 test-all: $(READY)  ## all tests, slow ones included
 	$(RUN) -m pytest -n $(WORKERS)
+
+benchmark: $(READY)  ## this project beside CrypTen as it comes, alternating in one run; about ten minutes
+	$(RUN) -m benchmarks all
 
 lint: $(READY)  ## style of the code
 	$(RUN) -m ruff check .
