@@ -40,17 +40,19 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_process_that_fails_is_named_with_its_last_line():
+    before = _workers(os.getpid())  # other tests keep parties alive in this process
     with pytest.raises(BenchmarkError, match=r"^ours, (party0|party1|dealer): KeyError: 'nonsense'$") as caught:
         measure(SMALL, "nonsense", 1, 60)
     assert "Traceback" in caught.value.log
-    assert not _workers(os.getpid())
+    assert set(_workers(os.getpid())) <= set(before)
 
 
 def test_a_process_that_takes_too_long_is_ended(monkeypatch):
     monkeypatch.setattr(processes, "START_S", 0.01)
+    before = _workers(os.getpid())
     with pytest.raises(BenchmarkError, match=r"^ours: party0, party1, dealer gave no answer within 0.01 s$"):
         measure(SMALL, "beaver", 1, 60)
-    assert not _workers(os.getpid())
+    assert set(_workers(os.getpid())) <= set(before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
