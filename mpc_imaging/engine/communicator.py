@@ -13,6 +13,7 @@ from torch.distributed import ReduceOp
 
 from mpc_imaging.engine import compat
 from mpc_imaging.errors import TransportError
+from mpc_imaging.randomness.ring import from_octets, octets
 from mpc_imaging.transport.frames import Kind
 from mpc_imaging.transport.mesh import Mesh
 
@@ -21,18 +22,9 @@ compat.load()
 from crypten.communicator import Communicator  # noqa: E402  (CrypTen can only be imported after compat.load)
 
 
-def _buffer(tensor: torch.Tensor) -> memoryview:
-    """The words of a tensor in row-major order, as bytes to send."""
-    if tensor.dtype != torch.int64:
-        raise TypeError(f"the mesh carries int64 tensors, not {tensor.dtype}")
-    array = tensor.contiguous().view(-1).numpy()
-    return memoryview(array).cast("B") if array.size else memoryview(b"")
-
-
 def _tensors(payload: bytearray, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Received bytes as tensors shaped like those of `like`; they use the memory of `payload`, nobody else does."""
-    words = torch.frombuffer(payload, dtype=torch.int64) if payload else torch.empty(0, dtype=torch.int64)
-    parts = words.split([t.numel() for t in like])
+    parts = from_octets(payload, (len(payload) // 8,)).split([t.numel() for t in like])
     return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
 
 
@@ -101,7 +93,7 @@ class MeshCommunicator(Communicator):
         add = self._in_place(op)
         tensors = list(tensor) if batched else [tensor]
         results = [t.clone() for t in tensors]
-        for payload in self._everyone([_buffer(t) for t in tensors]):
+        for payload in self._everyone([octets(t) for t in tensors]):
             for result, part in zip(results, _tensors(payload, tensors), strict=True):
                 add(result, part)
         return results if batched else results[0]
@@ -110,7 +102,7 @@ class MeshCommunicator(Communicator):
         """Like `all_reduce`, for one party only: the others send, learn nothing and get None."""
         add = self._in_place(op)
         tensors = list(tensor) if batched else [tensor]
-        buffers = [_buffer(t) for t in tensors]
+        buffers = [octets(t) for t in tensors]
         if self.rank != dst:
             self._mesh.exchange(Kind.OPENING, {self._names[dst]: buffers}, {})
             return None
@@ -123,13 +115,13 @@ class MeshCommunicator(Communicator):
 
     def all_gather(self, tensor):
         """Every party's tensor, by rank."""
-        others = iter([_tensors(payload, [tensor])[0] for payload in self._everyone([_buffer(tensor)])])
+        others = iter([_tensors(payload, [tensor])[0] for payload in self._everyone([octets(tensor)])])
         return [tensor.clone() if rank == self.rank else next(others) for rank in range(self.parties)]
 
     def gather(self, tensor, dst):
         """Every party's tensor at one party, by rank; [None] at the others, as CrypTen has it."""
         if self.rank != dst:
-            self._mesh.exchange(Kind.OPENING, {self._names[dst]: [_buffer(tensor)]}, {})
+            self._mesh.exchange(Kind.OPENING, {self._names[dst]: [octets(tensor)]}, {})
             return [None]
         received = self._mesh.exchange(Kind.OPENING, {}, dict.fromkeys(self._others, 8 * tensor.numel()))
         others = iter([_tensors(received[name], [tensor])[0] for name in self._others])
@@ -139,9 +131,9 @@ class MeshCommunicator(Communicator):
         """One party's tensor (or list of them, if `batched`) to all, in place."""
         tensors = list(tensor) if batched else [tensor]
         if self.rank == src:
-            self._mesh.exchange(Kind.OPENING, dict.fromkeys(self._others, [_buffer(t) for t in tensors]), {})
+            self._mesh.exchange(Kind.OPENING, dict.fromkeys(self._others, [octets(t) for t in tensors]), {})
             return tensor
-        size = sum(_buffer(t).nbytes for t in tensors)
+        size = sum(octets(t).nbytes for t in tensors)
         payload = self._receive(src, size)
         for t, part in zip(tensors, _tensors(payload, tensors), strict=True):
             t.copy_(part)
@@ -151,7 +143,7 @@ class MeshCommunicator(Communicator):
         """One tensor to each party."""
         if self.rank == src:
             outgoing = {
-                name: [_buffer(t)] for name, t in zip(self._names, scatter_list, strict=True) if name != self._mesh.me
+                name: [octets(t)] for name, t in zip(self._names, scatter_list, strict=True) if name != self._mesh.me
             }
             self._mesh.exchange(Kind.OPENING, outgoing, {})
             return scatter_list[self.rank]
@@ -160,7 +152,7 @@ class MeshCommunicator(Communicator):
 
     def send(self, tensor, dst):
         """One tensor to one party."""
-        self._mesh.exchange(Kind.OPENING, {self._names[dst]: [_buffer(tensor)]}, {})
+        self._mesh.exchange(Kind.OPENING, {self._names[dst]: [octets(tensor)]}, {})
 
     def recv(self, tensor, src=None):
         """A tensor shaped like `tensor` from one party."""

@@ -1,7 +1,7 @@
 """The operations that `mpc_imaging.models.convert.SecureModule` interprets a network with, on CrypTen tensors.
 
-Inputs and activations are shared; weights are shared, or public torch tensors (then linear layers cost one truncation
-and no product). All sizes are normalised by the caller: tuples of int, no strings. Gradients flow through every
+Inputs and activations are shared; weights are shared, or public torch tensors (then linear layers communicate
+nothing). All sizes are normalised by the caller: tuples of int, no strings. Gradients flow through every
 function.
 """
 

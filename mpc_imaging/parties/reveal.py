@@ -8,7 +8,7 @@ import torch
 
 from mpc_imaging.parties import policy
 from mpc_imaging.parties.session import PATIENT_S, Session
-from mpc_imaging.parties.sharing import octets, size_of, tensor
+from mpc_imaging.randomness.ring import from_octets, octets, size_of
 from mpc_imaging.transport.frames import Kind
 
 
@@ -76,4 +76,4 @@ def _swap(session: Session, share: torch.Tensor | None, rows: Mapping[str, slice
         outgoing = {party: [octets(share[rows[party]])] for party in sizes if party != session.me}
         incoming = {name: size_of(mine) for name in senders}
         received = list(session.mesh.exchange(Kind.REVEAL, outgoing, incoming).values())
-    return [tensor(payload, mine) for payload in received]
+    return [from_octets(payload, mine) for payload in received]

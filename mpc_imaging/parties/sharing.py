@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from mpc_imaging.parties.session import PATIENT_S, Session
+from mpc_imaging.randomness.ring import from_octets, octets, size_of
 from mpc_imaging.transport.frames import Kind
 
 
@@ -46,7 +47,7 @@ def receive(session: Session, owner: str, name: str, shape: Sequence[int]) -> to
     session.ledger.write("input", value=name, owner=owner, shape=list(shape))
     if holder_of(session, owner) != session.me:
         return session.stream(owner, f"input {owner}").ring(shape)
-    return tensor(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)
+    return from_octets(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)
 
 
 def broadcast(
@@ -66,22 +67,4 @@ def broadcast(
     if not computes:
         return None
     session.ledger.write("public", value=name, owner=owner, shape=list(shape))
-    return tensor(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)
-
-
-def size_of(shape: Sequence[int]) -> int:
-    """Bytes of an int64 tensor of ``shape``."""
-    return 8 * torch.Size(shape).numel()
-
-
-def octets(values: torch.Tensor) -> memoryview:
-    """The bytes of an int64 tensor, row by row; no copy if it is contiguous."""
-    flat = values.contiguous().view(-1).numpy()
-    return memoryview(flat).cast("B") if flat.size else memoryview(b"")  # a view of nothing cannot be cast
-
-
-def tensor(payload: bytearray, shape: Sequence[int]) -> torch.Tensor:
-    """The int64 tensor of ``shape`` whose bytes a peer sent; shares their memory."""
-    if not payload:  # which torch refuses
-        return torch.empty(*shape, dtype=torch.int64)
-    return torch.frombuffer(payload, dtype=torch.int64).view(torch.Size(shape))
+    return from_octets(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)

@@ -183,3 +183,23 @@ class BilinearOp:
     def result_shape(self, x_shape: Sequence[int], y_shape: Sequence[int]) -> torch.Size:
         """Shape of the result, found without computing it. Raises `RandomnessError` if the operands do not fit."""
         return torch.Size(_SHAPES[self.name](tuple(x_shape), tuple(y_shape), **dict(self.params)))
+
+
+def size_of(shape: Sequence[int]) -> int:
+    """Bytes of ring elements of ``shape``."""
+    return 8 * torch.Size(shape).numel()
+
+
+def octets(values: torch.Tensor) -> memoryview:
+    """The bytes of an int64 tensor, row by row, to send; no copy if it is contiguous. Raises `TypeError` for others."""
+    if values.dtype != torch.int64:
+        raise TypeError(f"ring elements are int64, not {values.dtype}")
+    flat = values.contiguous().view(-1).numpy()
+    return memoryview(flat).cast("B") if flat.size else memoryview(b"")  # a view of nothing cannot be cast
+
+
+def from_octets(payload: bytearray, shape: Sequence[int]) -> torch.Tensor:
+    """The int64 tensor of ``shape`` whose bytes a peer sent; shares their memory."""
+    if not payload:  # which torch refuses
+        return torch.empty(*shape, dtype=torch.int64)
+    return torch.frombuffer(payload, dtype=torch.int64).view(torch.Size(shape))

@@ -89,11 +89,17 @@ def read_predictions(folder: Path) -> Predictions:
     return Predictions([row[0] for row in rows], labels, predicted, logits, names)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of it or nothing: to a temporary neighbour, which then takes its name."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that readers see all of it or nothing, even after a power cut.
+
+    It goes to a temporary neighbour, which then takes its name. ``mode``: permissions, less the process's umask.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -66,7 +66,7 @@ class Meter:
         entry["sent_bytes"] += after[1] - before[1]
 
     def layer_rows(self) -> list[dict[str, Any]]:
-        """Totals of the layers that communicated or took time."""
+        """Totals of each layer, in the order of their first use."""
         return [{"name": name, "op": op, **values} for (name, op), values in self.layers.items()]
 
 

@@ -93,13 +93,15 @@ class Job:
 
         logits, labels: shares (N, K), the labels one-hot; None where nothing is computed.
         """
+        return self._open_counts(_predicted_classes(logits), labels)
+
+    def _open_counts(self, predicted: torch.Tensor | None, labels: torch.Tensor | None) -> dict[str, Any] | None:
         counts = None
-        if logits is not None:
-            from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
+        if predicted is not None:
+            from mpc_imaging.engine.tensors import from_share, no_grad, share_of
 
             with no_grad():
-                predicted = argmax_onehot(from_share(logits))
-                counts = share_of(from_share(labels).transpose(0, 1).matmul(predicted))
+                counts = share_of(from_share(labels).transpose(0, 1).matmul(from_share(predicted, 0)))
         opened = self.open("metrics", counts, (self.classes, self.classes))
         if opened is None:
             return None
@@ -115,10 +117,12 @@ class Job:
         opened = self.open("logits", logits, (total, self.classes), spans)
         predicted = None
         # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
-        if any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items()):
-            predicted = self._open_predictions(logits, total, spans)
+        individually = any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
+        onehot = _predicted_classes(logits) if individually or self.wanted("metrics") else None
+        if individually:
+            predicted = self._open_predictions(onehot, total, spans)
         if self.wanted("metrics"):
-            self.metrics = self.open_confusion(split, logits, labels)
+            self.metrics = self._open_counts(onehot, labels)
         me = self.session.me
         if predicted is not None and not _covers(with_logits.get(me), with_predictions[me]):
             # The file has scores for all of its rows or for none: this party sees more rows than it has logits of.
@@ -139,13 +143,10 @@ class Job:
     def _rows(self, value: str, split: str) -> dict[str, slice]:
         return allowed_rows(self.settings, value, self.catalogue.spans(split), self.catalogue.total(split))
 
-    def _open_predictions(self, logits, total, spans) -> torch.Tensor | None:
-        index = None
-        if logits is not None:
-            from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
-
-            with no_grad():
-                index = (share_of(argmax_onehot(from_share(logits))) * torch.arange(self.classes)).sum(1)
+    def _open_predictions(
+        self, predicted: torch.Tensor | None, total: int, spans: Mapping[str, slice]
+    ) -> torch.Tensor | None:
+        index = None if predicted is None else (predicted * torch.arange(self.classes)).sum(1)
         opened = self.open("predictions", index, (total,), spans, bits=0)
         return None if opened is None else opened.long()
 
@@ -174,6 +175,16 @@ class Job:
             "layers": layers,
         }
         write_json(self.folder / "result.json", result)
+
+
+def _predicted_classes(logits: torch.Tensor | None) -> torch.Tensor | None:
+    """Share (N, K) of the one-hot of each row's largest logit, as integers; None where nothing is computed."""
+    if logits is None:
+        return None
+    from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
+
+    with no_grad():
+        return share_of(argmax_onehot(from_share(logits)))
 
 
 def _covers(outer: slice | None, inner: slice) -> bool:

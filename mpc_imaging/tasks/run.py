@@ -74,15 +74,14 @@ def _take_part(
         job.exchange_ids()
         state = weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, splits, own)
-        if not job.expects_results() and session.rank is None:
-            log.info("shared its inputs and leaves")
-            job.finish(None, [])
-            return
-        if session.rank is None:
-            _task(job, prepared, None, data)
-            job.finish(None, [])
-        else:
+        if session.rank is not None:
             _compute(job, prepared, state, data)
+            return
+        if job.expects_results():
+            _task(job, prepared, None, data)
+        else:
+            log.info("shared its inputs and leaves")
+        job.finish(None, [])
 
 
 def _owner_module(settings: Settings, folder: Path, bar: Any) -> torch.nn.Module:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from mpc_imaging.models.convert import output_shape, prepare
 from mpc_imaging.models.weights import load_weights, save_weights, set_weights
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import Session
+from mpc_imaging.report.predictions import write_atomically
 from mpc_imaging.settings import Loss, Settings, TaskKind, WeightsSource
 
 if TYPE_CHECKING:
@@ -145,15 +145,7 @@ def write_shares(session: Session, shares: Mapping[str, torch.Tensor], folder: P
         "fraction_bits": str(session.settings.protocol.fraction_bits),
     }
     content = save({name: value.contiguous() for name, value in shares.items()}, metadata)
-    temporary = folder / f".{SHARES}.{os.getpid()}.tmp"
-    try:
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / SHARES)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(folder / SHARES, content, mode=0o600)
 
 
 def share_file(settings: Settings, party: str) -> Path:

@@ -236,7 +236,7 @@ def test_training_traces_the_branches_of_training() -> None:
     assert len(converted(Auxiliary(), training=False).parameters) == 2
 
 
-def test_output_shape_without_computing() -> None:
+def test_output_shape() -> None:
     prepared = prepare(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)), training=False)
     assert output_shape(prepared, (7, 3, 8, 8)) == (7, 5)
     with pytest.raises(ModelError, match=r"does not take images of shape \(7, 1, 8, 8\)"):

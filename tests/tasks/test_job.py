@@ -9,6 +9,7 @@ import torch
 from mpc_imaging.data import Split
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.report.predictions import read_predictions
+from mpc_imaging.tasks import job as job_module
 from mpc_imaging.tasks.inputs import Catalogue
 from mpc_imaging.tasks.job import Job
 from mpc_imaging.tasks.progress import Progress
@@ -24,7 +25,7 @@ NAMES = {owner: [f"{owner}-test-{row:05d}" for row in range(len(rows))] for owne
 def opened(consortium, tmp_path, monkeypatch):
     """Lets the parties of the outsourced consortium open `LOGITS`, shared by two clouds; returns the consortium.
 
-    Predictions, which the engine would compare on shares, are opened from shares made here.
+    The one-hots of the predictions, which the engine would compare on shares, are shares made here.
     """
 
     def make(**policy):
@@ -32,14 +33,13 @@ def opened(consortium, tmp_path, monkeypatch):
         parties.settings.policy.reveal = policy
         noise = torch.randint(-(2**60), 2**60, (3, 2), generator=torch.Generator().manual_seed(1))
         shares = {"a": encode(LOGITS, 16) - noise, "b": noise}
-        indices = {"a": PREDICTED - noise[:, 0], "b": noise[:, 0]}
+        onehot = torch.nn.functional.one_hot(PREDICTED, 2)
+        predicted = {"a": onehot - noise, "b": noise}
 
-        def open_predictions(job, logits, total, spans):
-            index = indices.get(job.session.me)
-            opened = job.open("predictions", index, (total,), spans, bits=0)
-            return None if opened is None else opened.long()
+        def predicted_classes(logits):
+            return None if logits is None else next(predicted[name] for name in predicted if logits is shares[name])
 
-        monkeypatch.setattr(Job, "_open_predictions", open_predictions)
+        monkeypatch.setattr(job_module, "_predicted_classes", predicted_classes)
 
         def part(session):
             if session.me == "dealer":
