@@ -19,6 +19,7 @@ from mpc_imaging.settings import ProtocolName
 
 PROTOCOLS = [name.value for name in ProtocolName if name is not ProtocolName.insecure_simulation]
 TIMEOUT_S = 600.0
+COMPARISON_BITS = 32
 
 EPILOG = f"""\
 cases:
@@ -30,7 +31,8 @@ with its trusted first party, run by turns on this machine, one thread each. The
 counted; of the others the table and the file give medians (of memory and error the largest).
 
   online    from shared inputs and weights to shared results, without offline
-  offline   waiting for the dealer; at CrypTen, making triples
+  offline   waiting for the dealer, and drawing shares of what it deals, before the online phase begins; nothing at
+            CrypTen, which makes its triples online (triples_s in the file; ratio.without_triples leaves them out)
   set-up    sharing inputs and weights, and opening masked weights, once for each session
   total     all three together
   rounds    online
@@ -38,6 +40,9 @@ counted; of the others the table and the file give medians (of memory and error 
   dealer    bytes that the dealer sends to both compute parties together
   memory    of the largest process
   error     largest difference from plaintext in float64: of outputs, and in training of the weights after the step
+
+Our comparisons are on 32 bits unless told otherwise: enough for these values, which are known in plaintext here, with 3
+bits to spare (it is checked). A run on real data takes all bits, unless protocol.comparison_bits says less.
 
 The numbers hold for an idle machine: machine.load in the file is the load average at the start.
 
@@ -72,7 +77,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=_positive(int), default=5, metavar="N", help="default 5, the fewest to publish"
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="beaver", help="ours (default: beaver)")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="fss", help="ours (default: fss)")
+    parser.add_argument(
+        "--comparison-bits",
+        type=_width,
+        default=COMPARISON_BITS,
+        metavar="N",
+        help=f"width of our comparisons (fss; default: {COMPARISON_BITS}; 64: all bits)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument(
         "--timeout",
@@ -83,6 +95,23 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--debug", action="store_true", help="show what a process that failed has written")
     return parser.parse_args(argv)
+
+
+def _width(text: str) -> int:
+    if not 16 <= (value := int(text)) <= 64:
+        raise argparse.ArgumentTypeError(f"{text} is not from 16 to 64")
+    return value
+
+
+_width.__name__ = "whole number"
+
+
+def _comparison_bits(arguments: argparse.Namespace) -> int | None:
+    return (
+        None
+        if arguments.protocol != ProtocolName.fss.value or arguments.comparison_bits == 64
+        else arguments.comparison_bits
+    )
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
@@ -117,7 +146,16 @@ def _measure(arguments: argparse.Namespace, cases: list[Case]) -> list[dict[str,
                 status.update(f"{case.title}: {turn}")
 
             status.update(f"{case.title}: starting")
-            records.append(measure(case, arguments.protocol, arguments.repeats, arguments.timeout, progress))
+            records.append(
+                measure(
+                    case,
+                    arguments.protocol,
+                    arguments.repeats,
+                    arguments.timeout,
+                    progress,
+                    _comparison_bits(arguments),
+                )
+            )
     return records
 
 

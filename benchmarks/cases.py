@@ -99,6 +99,19 @@ class Workload:
         optimiser.step()
         return {name: value.detach() for name, value in module.named_parameters()}
 
+    def largest(self) -> float:
+        """The largest size of what is compared: the inputs of ReLU and max-pool, in float32."""
+        if self.module is None:
+            return float(self.first.abs().max())
+        sizes = []
+        layers = [layer for layer in self.module.modules() if isinstance(layer, nn.ReLU | nn.MaxPool2d)]
+        hooks = [layer.register_forward_pre_hook(lambda _, args: sizes.append(args[0].abs().max())) for layer in layers]
+        with torch.no_grad():
+            self.module(self.first)
+        for hook in hooks:
+            hook.remove()
+        return float(max(sizes))
+
 
 def workload(case: Case) -> Workload:
     """The inputs of a case, the same in every process."""

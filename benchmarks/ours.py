@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,24 +19,33 @@ from mpc_imaging.engine.encoding import encode
 from mpc_imaging.models.convert import SecureModule, prepare
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import Session
+from mpc_imaging.randomness.plan import Plan
 from mpc_imaging.settings import (
     Loss,
     PartySettings,
     ProtocolName,
     ProtocolSettings,
+    RandomnessSettings,
     Role,
     Settings,
     TopologySettings,
     TransportSettings,
 )
 from mpc_imaging.tasks.run import run_party
-from mpc_imaging.transport.frames import Kind
+from mpc_imaging.transport.frames import SESSION_SIZE, Kind
+
+if TYPE_CHECKING:
+    from crypten.mpc import MPCTensor
 
 # Long enough for the longest local computation between two messages on a busy machine.
 TIMEOUT_S = 300.0
+# More than any case needs: all correlated randomness is there before the online phase begins.
+ALL = 1 << 40
+# Ends the name of the tensor with a result's bits of fraction.
+BITS = ".bits"
 
 
-def settings(protocol: str, addresses: dict[str, str]) -> Settings:
+def settings(protocol: str, comparison_bits: int | None, addresses: dict[str, str]) -> Settings:
     """Two parties that compute, of which the first owns the data and the second the model, and a dealer."""
     roles = {
         PARTIES[0]: [Role.data_owner, Role.compute, Role.receiver],
@@ -47,7 +57,9 @@ def settings(protocol: str, addresses: dict[str, str]) -> Settings:
         topology=TopologySettings(
             "benchmark", {name: PartySettings(roles[name], addresses[name]) for name in (*PARTIES, DEALER)}
         ),
-        protocol=ProtocolSettings(ProtocolName[protocol]),
+        protocol=ProtocolSettings(ProtocolName[protocol], comparison_bits=comparison_bits),
+        # Nothing before the session stands, so that the wait for it is measured apart.
+        randomness=RandomnessSettings(buffer_mb=0),
         transport=TransportSettings(timeout_s=TIMEOUT_S),
     )
 
@@ -55,28 +67,30 @@ def settings(protocol: str, addresses: dict[str, str]) -> Settings:
 class OurParty:
     """A compute party or the dealer. Call `run` once for each repetition, at all three together."""
 
-    def __init__(
-        self, folder: Path, name: str, case: Case, protocol: str, addresses: dict[str, str], listener: socket.socket
-    ) -> None:
-        self._settings = settings(protocol, addresses)
+    def __init__(self, folder: Path, name: str, case: Case, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
         self._name, self._folder, self._listener = name, folder / name, listener
         self._job = None if name == DEALER else _prepare(workload(case))
+        # Public, made once, and good for every session.
+        self._plan = None if self._job is None else _rehearse(self._settings, name, self._job)
 
     def run(self) -> tuple[dict[str, dict[str, float]], dict[str, torch.Tensor]]:
         """One session: the meter's cost of ``setup`` and ``compute``, and this party's shares of the results (int64).
 
-        The dealer has neither.
+        Beside each result stand its bits of fraction: where a task would go on to reveal, a last product is not yet
+        truncated. The dealer has neither.
         """
         # A session closes its listener; peers of the next one may call before this party is ready.
         listener = self._listener.dup()
         if self._job is None:
             run_party(self._settings, self._name, self._folder, self._folder, listener, progress=False)
             return {}, {}
-        from mpc_imaging.tasks.compute import engine
+        from mpc_imaging.tasks.compute import engine, randomness
 
         with (
             Session.open(self._settings, self._name, self._folder, self._folder, listener) as session,
-            engine(session) as meter,
+            randomness(session, self._plan) as provider,
+            engine(session, provider) as meter,
         ):
             _meet(session)
             meter.start()
@@ -85,9 +99,29 @@ class OurParty:
             setup = meter.cost()
             setup["sent_bytes"] += (session.mesh.traffic.snapshot() - before).kind(Kind.SHARE).sent_wire_bytes
             _meet(session)
+            provider.prefetch(ALL)
+            _meet(session)
             meter.start()
             result = self._job.compute()
-            return {"setup": setup, "compute": meter.cost()}, result
+            cost = meter.cost()
+            shares = {name: value.share for name, value in result.items()}
+            bits = {f"{name}{BITS}": torch.tensor(value.encoder._precision_bits) for name, value in result.items()}
+            return {"setup": setup, "compute": cost}, shares | bits
+
+
+def _rehearse(settings: Settings, name: str, job: _Job) -> Plan:
+    """What a session of the case demands, from its own code on zeros."""
+    from mpc_imaging.randomness.recording import RecordingProvider
+    from mpc_imaging.tasks.compute import engine
+    from mpc_imaging.transport.loopback import LoopbackMesh
+
+    mesh = LoopbackMesh(name, [other for other in settings.topology.parties if other != name], bytes(SESSION_SIZE))
+    session = Session.rehearsal(settings, mesh)
+    provider = RecordingProvider(session.rank, len(session.compute))
+    with engine(session, provider):
+        job.share(session)
+        job.compute()
+    return provider.plan()[0]
 
 
 def _meet(session: Session) -> None:
@@ -108,14 +142,14 @@ class _Job:
         self.first = _share(session, PARTIES[0], "first", self.work.first)
         self.second = None if self.work.second is None else _share(session, PARTIES[1], "second", self.work.second)
 
-    def compute(self) -> dict[str, torch.Tensor]:
+    def compute(self) -> dict[str, MPCTensor]:
         """ReLU, or the product of two matrices."""
         from mpc_imaging.engine import layers, tensors
 
         x = tensors.from_share(self.first)
         with tensors.no_grad():
             y = layers.relu(x) if self.second is None else layers.matmul(x, tensors.from_share(self.second))
-        return {"output": tensors.share_of(y)}
+        return {"output": y}
 
 
 class _Inference(_Job):
@@ -138,12 +172,14 @@ class _Inference(_Job):
             for name in self.model.parameter_shapes()
         }
         self.model.load({name: from_share(share) for name, share in shares.items()})
+        if not self.training:
+            self.model.open_weights()
 
-    def compute(self) -> dict[str, torch.Tensor]:
+    def compute(self) -> dict[str, MPCTensor]:
         from mpc_imaging.engine import tensors
 
         with tensors.no_grad():
-            return {"output": tensors.share_of(tensors.rescaled(self.model(tensors.from_share(self.first))))}
+            return {"output": self.model(tensors.from_share(self.first))}
 
 
 class _Training(_Inference):
@@ -159,17 +195,17 @@ class _Training(_Inference):
             parameter.requires_grad = True
         self.optimiser = SGD(parameters, LEARNING_RATE, momentum=0.0, weight_decay=0.0)
 
-    def compute(self) -> dict[str, torch.Tensor]:
+    def compute(self) -> dict[str, MPCTensor]:
         """One step, as `tasks.train` does it; returns the new parameters."""
         from mpc_imaging.engine.losses import loss_and_gradient
-        from mpc_imaging.engine.tensors import from_share, no_grad, share_of
+        from mpc_imaging.engine.tensors import from_share, no_grad
 
         logits = self.model(from_share(self.first))
         with no_grad():
             _, gradient = loss_and_gradient(Loss.cross_entropy, logits.detach(), from_share(self.labels), LOSS_VALUE)
         logits.backward(gradient)
         self.optimiser.step(len(self.first))
-        return {name: share_of(self.model.parameters[name]) for name in self.model.trainable()}
+        return {name: self.model.parameters[name] for name in self.model.trainable()}
 
 
 def _prepare(work: Workload) -> _Job:

@@ -65,10 +65,11 @@ def _party(side: str, name: str, folder: str, listen_fd: str | None = None) -> A
         from benchmarks.stock import StockParty
 
         return StockParty(Path(folder), name, case)
-    from benchmarks.ours import OurParty
+    from benchmarks.ours import OurParty, settings
 
     listener = socket.socket(fileno=int(listen_fd))
-    return OurParty(Path(folder), name, case, spec["protocol"], spec["addresses"], listener)
+    ours = settings(spec["protocol"], spec["comparison_bits"], spec["addresses"])
+    return OurParty(Path(folder), name, case, ours, listener)
 
 
 def _repeat(party: Any, folder: Path, name: str, number: int) -> dict[str, Any]:

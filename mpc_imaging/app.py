@@ -165,11 +165,15 @@ def _check_sweep(sweep: list[list[str]], config_dirs: list[Path], config_name: s
 def _local_problems(settings: Settings) -> list[str]:
     """Why these settings cannot be run by one machine for all parties."""
     problems = []
-    for name, party in settings.topology.parties.items() if not settings.on_one_machine() else ():
-        command = f"python -m mpc_imaging.party party={name}"
-        what = f"{party.address}: not all parties are on this machine; start {name} on its own with {command}"
+    for name in settings.participants() if not settings.on_one_machine() else ():
+        address, command = settings.topology.parties[name].address, f"python -m mpc_imaging.party party={name}"
+        what = f"{address}: not all parties are on this machine; start {name} on its own with {command}"
         problems.append(Problem(f"topology.parties.{name}.address", what))
-    paths = {"data.path": settings.data.path, "model.weights.path": settings.model.weights.path}
+    paths = {
+        "data.path": settings.data.path,
+        "model.weights.path": settings.model.weights.path,
+        "randomness.store": settings.randomness.store,
+    }
     paths |= {f"data.paths.{name}": path for name, path in settings.data.paths.items()}
     for key, path in paths.items():
         if path and not Path(path).expanduser().exists():
@@ -188,6 +192,7 @@ def _make_absolute(settings: Settings) -> None:
     settings.data.path = absolute(settings.data.path)
     settings.data.paths = {name: absolute(path) for name, path in settings.data.paths.items()}
     settings.model.weights.path = absolute(settings.model.weights.path)
+    settings.randomness.store = absolute(settings.randomness.store)
 
 
 def _report_jointly(run_dir: Path) -> None:

@@ -16,8 +16,12 @@ class Role(Enum):
 
 
 class ProtocolName(Enum):
-    """How the compute parties compute."""
+    """How the compute parties compute. ``auto``, which is no longer there once settings are read: fss for two of them,
+    beaver for more.
+    """
 
+    auto = "auto"
+    fss = "fss"
     beaver = "beaver"
     insecure_simulation = "insecure_simulation"
 
@@ -25,6 +29,8 @@ class ProtocolName(Enum):
 class RandomnessMode(Enum):
     """How correlated randomness reaches the compute parties."""
 
+    stream = "stream"
+    stored = "stored"
     on_demand = "on_demand"
 
 

@@ -38,6 +38,7 @@ example, two hospitals and the dealer, in three terminals:
   python -m mpc_imaging.party party=hospital_b transport.certificates=certificates/hospital_b $COMMON
   python -m mpc_imaging.party party=dealer     transport.certificates=certificates/dealer     $COMMON
 
+with randomness=stored no dealer is started: python -m mpc_imaging.preprocess --help
 certificates: python -m mpc_imaging.certs --help
 configuration: python -m mpc_imaging --help
 """
@@ -102,6 +103,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
         raise ConfigError(
             [f"party={named[0]}: topology {settings.topology.name} has {', '.join(settings.topology.parties)}"]
         )
+    if named[0] not in settings.participants():
+        instead = "start only the others, or write randomness=stream"
+        raise ConfigError([f"party={named[0]}: no dealer takes part with randomness=stored; {instead}"])
     return settings, named[0]
 
 

@@ -41,11 +41,13 @@ PRIVATE = (
     "transport.certificates",
     "transport.timeout_s",
     "transport.connect_timeout_s",
+    "randomness.store",
     "data.path",
     "data.paths",
     "data.invalid",
     "model.weights.path",
     "topology.parties.*.address",
+    "preprocess",
 )
 
 
@@ -67,10 +69,14 @@ class TopologySettings:
 
 @dataclass
 class ProtocolSettings:
-    """The protocol and the fixed-point precision: a value v is held as round(v * 2**fraction_bits) modulo 2**64."""
+    """The protocol and the fixed-point precision: a value v is held as round(v * 2**fraction_bits) modulo 2**64.
 
-    name: ProtocolName = ProtocolName.beaver
+    comparison_bits: width of comparisons (fss); null: all bits, so that no value can be too large for it.
+    """
+
+    name: ProtocolName = ProtocolName.auto
     fraction_bits: int = 16
+    comparison_bits: int | None = None
 
 
 @dataclass
@@ -85,9 +91,15 @@ class TransportSettings:
 
 @dataclass
 class RandomnessSettings:
-    """Where correlated randomness comes from."""
+    """Where correlated randomness comes from.
 
-    mode: RandomnessMode = RandomnessMode.on_demand
+    buffer_mb: how much of it a compute party takes from the dealer before the task starts (stream). store: the folder
+    that ``python -m mpc_imaging.preprocess`` wrote for this compute party, or the one with those of all (stored).
+    """
+
+    mode: RandomnessMode = RandomnessMode.stream
+    buffer_mb: int = 512
+    store: str | None = None
 
 
 @dataclass
@@ -203,6 +215,14 @@ class PrivacySettings:
 
 
 @dataclass
+class PreprocessSettings:
+    """What ``python -m mpc_imaging.preprocess`` writes: ``count`` sessions, into a new folder ``store``."""
+
+    count: int = 10
+    store: str = "store"
+
+
+@dataclass
 class Settings:
     """Everything that a run needs to know, the same for every party except what `PRIVATE` names."""
 
@@ -217,6 +237,7 @@ class Settings:
     task: TaskSettings = field(default_factory=TaskSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
 
     def parties_with(self, role: Role) -> list[str]:
         """Names of the parties that have ``role``, in the topology's order (which is also the order of ranks)."""
@@ -238,6 +259,11 @@ class Settings:
         """The one party that hands out correlated randomness."""
         return self.parties_with(Role.dealer)[0]
 
+    def participants(self) -> list[str]:
+        """The parties that meet in a session, in the topology's order: all, or all but the dealer with a store."""
+        stored = self.randomness.mode is RandomnessMode.stored
+        return [name for name, party in self.topology.parties.items() if not (stored and Role.dealer in party.roles)]
+
     def recipients(self, value: str) -> list[str]:
         """Parties to whom the policy opens ``value``, in the topology's order; ``image_owner`` is every data owner."""
         allowed: set[str] = set()
@@ -257,7 +283,7 @@ class Settings:
 
     def on_one_machine(self) -> bool:
         """Whether every address is a loopback address: only then may a run be simulated or compared with plaintext."""
-        hosts = [split_address(party.address)[0] for party in self.topology.parties.values()]
+        hosts = [split_address(self.topology.parties[name].address)[0] for name in self.participants()]
         return all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
 
 
@@ -271,7 +297,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def from_mapping(mapping: Mapping[str, Any], party: str | None = None) -> Settings:
-    """The settings that plain dicts describe; what they leave out keeps its default.
+    """The settings that plain dicts describe; what they leave out keeps its default, and `auto` becomes what it means.
 
     ``party``: whose machine this is; None: one machine runs all parties, and every private value must be known.
     Raises ConfigError with all problems at once: unknown keys, wrong types, and what `validation` finds.
@@ -279,6 +305,9 @@ def from_mapping(mapping: Mapping[str, Any], party: str | None = None) -> Settin
     from mpc_imaging import reading, validation  # which import this module
 
     settings, problems = reading.read(mapping)
+    if settings.protocol.name is ProtocolName.auto:
+        two = len(settings.compute_parties()) == 2
+        settings.protocol.name = ProtocolName.fss if two else ProtocolName.beaver
     problems += reading.unrelated(validation.find_problems(settings, party), problems)
     if problems:
         raise ConfigError([str(problem) for problem in problems])

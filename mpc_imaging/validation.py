@@ -22,6 +22,7 @@ from mpc_imaging.settings import (
     DataKind,
     PartitionKind,
     ProtocolName,
+    RandomnessMode,
     Role,
     Settings,
     WeightsSource,
@@ -48,8 +49,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "data.phantoms.train",
             "data.phantoms.val",
             "data.phantoms.test",
+            "preprocess.count",
         ),
     ),
+    "a whole number from 0": (lambda v: v >= 0, ("randomness.buffer_mb",)),
     "a number above 0": (
         lambda v: 0 < v < math.inf,
         ("task.lr", "model.pretrain.lr", "transport.timeout_s", "transport.connect_timeout_s"),
@@ -58,6 +61,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "a number from 0, below 1": (lambda v: 0 <= v < 1, ("task.momentum", "model.pretrain.momentum")),
     "a number from 0 to 1": (lambda v: 0 <= v <= 1, ("data.partition.skew",)),
     "a whole number from 8 to 24": (lambda v: 8 <= v <= 24, ("protocol.fraction_bits",)),
+    "a whole number from 16 to 64, or null for all bits": (lambda v: 16 <= v <= 64, ("protocol.comparison_bits",)),
     "1 (grey) or 3 (colour)": (lambda v: v in (1, 3), ("data.channels",)),
     "a whole number from 0 to 4294967295": (
         lambda v: 0 <= v < 2**32,
@@ -80,6 +84,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         _addresses,
         _policy,
         _protocol,
+        _randomness,
         _classes,
         _pixels,
         _sources,
@@ -159,7 +164,7 @@ def _addresses(settings: Settings, party: str | None) -> Iterator[Problem]:
             continue
         if port:
             at[host.lower(), port].append(name)
-        elif party is not None:
+        elif party is not None and name in settings.participants():
             yield Problem(key, f"port 0 is for runs on one machine; write the port, like {host}:9001")
         if at[host.lower(), port][1:]:
             yield Problem(key, f"the same as that of {at[host.lower(), port][0]}; give each party its own host or port")
@@ -194,17 +199,39 @@ def _policy(settings: Settings, party: str | None) -> Iterator[Problem]:
 
 
 def _protocol(settings: Settings, party: str | None) -> Iterator[Problem]:
-    if settings.protocol.name is not ProtocolName.insecure_simulation:
+    protocol, count = settings.protocol, len(settings.compute_parties())
+    if protocol.name is ProtocolName.fss and count > 2:
+        yield Problem("protocol.name", f"fss takes 2 compute parties, not {count}; write protocol=beaver, or auto")
+    if protocol.comparison_bits is not None and protocol.name is not ProtocolName.fss:
+        what = f"{protocol.name.name} compares all bits, only fss (two compute parties) has a width; write null"
+        yield Problem("protocol.comparison_bits", what)
+    least = protocol.fraction_bits + 3
+    if protocol.comparison_bits is not None and 16 <= protocol.comparison_bits < least:
+        what = f"too narrow for any value above 1 with fraction_bits={protocol.fraction_bits}; write {least} or more"
+        yield Problem("protocol.comparison_bits", what)
+    if protocol.name is not ProtocolName.insecure_simulation:
         return
-    count = len(settings.compute_parties())
     if count not in (2, 3):
-        yield Problem("protocol.name", f"insecure_simulation takes 2 or 3 compute parties, not {count}; write beaver")
+        yield Problem("protocol.name", f"insecure_simulation takes 2 or 3 compute parties, not {count}; write auto")
     try:
         local = settings.on_one_machine()
     except ValueError:  # a malformed address, reported with the addresses
         return
     if not local:
-        yield Problem("protocol.name", "insecure_simulation hides nothing and runs on one machine only; write beaver")
+        yield Problem("protocol.name", "insecure_simulation hides nothing and runs on one machine only; write auto")
+
+
+def _randomness(settings: Settings, party: str | None) -> Iterator[Problem]:
+    mode, store = settings.randomness.mode, settings.randomness.store
+    if mode is not RandomnessMode.stored:
+        if store:
+            yield Problem("randomness.store", f"not read with randomness.mode={mode.name}; write randomness=stored")
+        return
+    if settings.protocol.name is ProtocolName.insecure_simulation:
+        yield Problem("randomness.mode", "insecure_simulation uses no correlated randomness; leave out stored")
+    elif not store and (party is None or party in settings.compute_parties()):
+        what = "randomness=stored needs it; write the folder that python -m mpc_imaging.preprocess wrote"
+        yield Problem("randomness.store", what)
 
 
 def _classes(settings: Settings, party: str | None) -> Iterator[Problem]:

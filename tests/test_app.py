@@ -116,6 +116,17 @@ def test_relative_paths_start_at_the_callers_folder(parties: Parties, tmp_path: 
     assert settings.model.weights.path == str(weights)
 
 
+def test_a_relative_store_is_made_absolute_and_must_exist(
+    parties: Parties, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["randomness=stored", "randomness.store=store", "topology.parties.dealer.address=dealer.example.org:9000"]
+    assert app.main(argv) == 2
+    assert capsys.readouterr().err.startswith("error: randomness.store: there is no store; write a path that exists")
+    (tmp_path / "store").mkdir()
+    assert app.main(argv) == 0, "where the dealer is does not matter"
+    assert parties.seen[0].randomness.store == str(tmp_path / "store")
+
+
 def test_mistakes_are_listed_and_nothing_starts(parties: Parties, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["topology=two_hospital", "task.epoch=1", "task.lr=x"]) == 2
     lines = capsys.readouterr().err.splitlines()

@@ -55,7 +55,17 @@ def test_every_experiment_runs_on_every_topology(experiment: str, topology: str,
 
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
-    compose_settings([f"{group}={choice}"])
+    needed = ["randomness.store=/store"] if choice == "stored" else []
+    compose_settings([f"{group}={choice}", *needed])
+
+
+@pytest.mark.parametrize(
+    ("topology", "protocol"), [("two_hospitals", "fss"), ("three_hospitals", "beaver"), ("outsourced", "fss")]
+)
+def test_the_protocol_follows_the_topology(topology: str, protocol: str) -> None:
+    settings = compose_settings([f"topology={topology}"])
+    assert (settings.protocol.name.name, settings.randomness.mode.name) == (protocol, "stream")
+    assert compose_settings([f"topology={topology}", "~protocol"]).protocol == settings.protocol
 
 
 def test_every_file_says_what_it_is_for() -> None:

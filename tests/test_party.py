@@ -73,6 +73,11 @@ def _replace_run(monkeypatch, action):
         (("party=hospital_a", *ADDRESSES, "task.batchsize=3"), "did you mean batch_size?"),
         (("party=hospital_a",), "port 0 is for runs on one machine; write the port"),
         (("party=hospital_a", *ADDRESSES), "hospital_a has no certificate; set transport.certificates to its folder"),
+        (
+            ("party=dealer", *ADDRESSES, "randomness=stored"),
+            "party=dealer: no dealer takes part with randomness=stored; start only the others",
+        ),
+        (("party=hospital_a", *ADDRESSES, "randomness=stored"), "randomness.store: randomness=stored needs it"),
         (("party=hospital_a", "--config-file", "none.yaml"), "cannot read none.yaml: No such file or directory"),
         (("party=hospital_a", "--config-file", "none.yaml", "seed=3"), "fixes the configuration: leave out seed=3"),
     ],

@@ -10,6 +10,7 @@ from mpc_imaging.errors import ConfigError
 from mpc_imaging.settings import (
     PRIVATE,
     PartitionKind,
+    ProtocolName,
     Role,
     Settings,
     TaskKind,
@@ -158,6 +159,31 @@ SEMANTIC = [
     ),
     ({"protocol.fraction_bits": 7}, "protocol.fraction_bits: 7 is out of range; write a whole number from 8 to 24"),
     ({"protocol.fraction_bits": 25}, "8 to 24"),
+    ({"protocol.comparison_bits": 15}, "comparison_bits: 15 is out of range; write a whole number from 16 to 64, or"),
+    ({"protocol.comparison_bits": 65}, "16 to 64, or null for all bits"),
+    (
+        {"protocol.comparison_bits": 26, "protocol.fraction_bits": 24},
+        "too narrow for any value above 1 with fraction_bits=24; write 27 or more",
+    ),
+    (
+        {"protocol.comparison_bits": 32, "protocol.name": "beaver"},
+        "protocol.comparison_bits: beaver compares all bits, only fss (two compute parties) has a width; write null",
+    ),
+    (
+        {"protocol.name": "fss", "topology.parties.hospital_c": {"roles": ["compute"]}},
+        "protocol.name: fss takes 2 compute parties, not 3; write protocol=beaver, or auto",
+    ),
+    ({"randomness.buffer_mb": -1}, "randomness.buffer_mb: -1 is out of range; write a whole number from 0"),
+    (
+        {"randomness.mode": "stored"},
+        "randomness.store: randomness=stored needs it; write the folder that python -m mpc_imaging.preprocess wrote",
+    ),
+    ({"randomness.store": "/store"}, "not read with randomness.mode=stream; write randomness=stored"),
+    (
+        {"randomness.mode": "stored", "randomness.store": "/store", "protocol.name": "insecure_simulation"},
+        "randomness.mode: insecure_simulation uses no correlated randomness",
+    ),
+    ({"preprocess.count": 0}, "preprocess.count: 0 is out of range; write a whole number from 1"),
     ({"task.batch_size": 0}, "task.batch_size: 0 is out of range; write a whole number from 1"),
     ({"task.eval_batch_size": 0}, "task.eval_batch_size"),
     ({"task.epochs": 0}, "task.epochs"),
@@ -234,6 +260,34 @@ def test_insecure_simulation_takes_two_or_three_compute_parties(count: int) -> N
     parties |= {"owner": {"roles": ["data_owner", "model_owner", "receiver"]}, "dealer": {"roles": ["dealer"]}}
     found = problems({"topology.parties": parties, "protocol.name": "insecure_simulation"})
     assert any("takes 2 or 3 compute parties" in problem for problem in found) == (count not in (2, 3))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_auto_is_what_the_number_of_compute_parties_allows(count: int, tmp_path: Path) -> None:
+    parties = {f"c{i}": {"roles": ["compute", "data_owner"]} for i in range(count)}
+    parties |= {"owner": {"roles": ["model_owner", "receiver"]}, "dealer": {"roles": ["dealer"]}}
+    expected = ProtocolName.fss if count == 2 else ProtocolName.beaver
+    settings = from_mapping(changed({"topology.parties": parties}))
+    explicit = from_mapping(changed({"topology.parties": parties, "protocol.name": expected.name}))
+    assert settings.protocol.name is expected and public_digests(settings) == public_digests(explicit)
+    save(settings, tmp_path / "settings.yaml")
+    assert load(tmp_path / "settings.yaml") == settings
+    assert "name: auto" not in (tmp_path / "settings.yaml").read_text()
+    widths = problems({"topology.parties": parties, "protocol.name": "auto", "protocol.comparison_bits": 40})
+    assert [text.split(":")[0] for text in widths] == ([] if count == 2 else ["protocol.comparison_bits"])
+
+
+def test_no_dealer_takes_part_where_randomness_is_stored() -> None:
+    stored = {"randomness.mode": "stored", "randomness.store": "/store"}
+    settings = from_mapping(changed(stored))
+    assert settings.participants() == ["hospital_a", "hospital_b"]
+    assert from_mapping(VALID).participants() == ["hospital_a", "hospital_b", "dealer"]
+    settings.topology.parties["dealer"].address = "elsewhere.example.org:9000"
+    assert settings.on_one_machine(), "nobody calls it"
+    mine = {f"topology.parties.hospital_{x}.address": f"{x}:9001" for x in "ab"}
+    assert problems(stored | mine, "hospital_a") == [], "port 0 of the dealer does not matter"
+    found = problems({"randomness.mode": "stored"} | mine, "hospital_b")
+    assert len(found) == 1 and found[0].startswith("randomness.store: ")
 
 
 def test_a_dict_set_to_null_is_empty() -> None:
@@ -325,6 +379,8 @@ def test_digests_ignore_what_is_private_and_name_the_section_that_differs() -> N
             "transport.timeout_s": 5,
             "data.kind": "phantoms",
             "data.invalid": "skip",
+            "preprocess.count": 3,
+            "preprocess.store": "/s",
             "topology.parties.hospital_a.address": "10.1.1.1:9001",
         }
     )
@@ -333,6 +389,7 @@ def test_digests_ignore_what_is_private_and_name_the_section_that_differs() -> N
         ("task.lr", 0.3, "task"),
         ("seed", 4, "seed"),
         ("data.partition.seed", 4, "data"),
+        ("randomness.buffer_mb", 7, "randomness"),
         ("topology.parties.hospital_b.roles", ["compute", "data_owner"], "topology"),
         ("policy.reveal.logits", ["receiver"], "policy"),
     ):

@@ -7,24 +7,25 @@ installed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from mpc_imaging.engine import compat, encoding
-from mpc_imaging.engine.tensors import from_share
+from mpc_imaging.engine import compat
+from mpc_imaging.engine.tensors import excess, from_share
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
+from mpc_imaging.protocols.sign import Sign
 from mpc_imaging.randomness.ring import BilinearOp
 
 compat.load()
 
-from crypten.cryptensor import CrypTensor  # noqa: E402
 from crypten.mpc import MPCTensor  # noqa: E402
 from crypten.mpc.primitives import ArithmeticSharedTensor  # noqa: E402
 
-# Padding of a max-pool window: smaller than every activation, and far enough from 2**63 that differences do not wrap.
-PAD_VALUE = -(2**62)
+# Padding of a max-pool window: below every activation, and differences to it stay below 2**62.
+PAD_VALUE = -(2**61)
 
 _context: Context | None = None
 
@@ -34,6 +35,11 @@ def context() -> Context:
     if _context is None:
         raise RuntimeError("no secure session: call mpc_imaging.engine.install first")
     return _context
+
+
+def installed() -> bool:
+    """Whether CrypTen computes with this package's protocols."""
+    return _context is not None
 
 
 def set_context(ctx: Context | None) -> None:
@@ -74,7 +80,8 @@ mul, matmul, conv1d, conv2d, conv_transpose1d, conv_transpose2d = map(
 
 def square(x):
     """Share of x * x, not truncated."""
-    return ArithmeticSharedTensor.from_shares(bilinear.square(context(), x.share), precision=x.encoder._precision_bits)
+    share = bilinear.multiply(context(), BilinearOp("mul"), x.share, x.share)
+    return ArithmeticSharedTensor.from_shares(share, precision=x.encoder._precision_bits)
 
 
 # ArithmeticSharedTensor
@@ -96,50 +103,54 @@ def div_(self, y):
 
 def _ltz(self):
     """[x < 0] as an integer 0 or 1."""
-    return from_share(compare.less_than_zero(context(), self.share).bit(), 0)
+    return from_share(compare.less_than_zero(context(), self.share), 0)
 
 
 def eq(self, y):
     """[x == y]: neither x - y nor y - x is negative; |x - y| < 2**63 in fixed point. CrypTen's `ne` is 1 less this."""
     difference = (self - y).share
-    bit = compare.less_than_zero(context(), torch.stack([difference, -difference])).bit()
+    bit = compare.less_than_zero(context(), torch.stack([difference, -difference]))
     return 1 - from_share(bit.sum(0), 0)
 
 
+def _settled(share: torch.Tensor, x: MPCTensor) -> MPCTensor:
+    """What came of x when a comparison truncated its excess bits, if it had any."""
+    return from_share(share) if excess(x) else _like(share, x)
+
+
 def relu(self):
-    """max(x, 0), exactly. Six rounds, as for all that compares once."""
-    return _like(compare.relu(context(), self.share)[0], self)
+    """max(x, 0)."""
+    return relu_with_sign(self)[0]
 
 
-def relu_with_bit(x: MPCTensor) -> tuple[MPCTensor, MPCTensor]:
-    """ReLU, and [x >= 0] for its gradient."""
-    y, sign = compare.relu(context(), x.share)
-    return _like(y, x), 1 - from_share(sign.bit(), 0)
+def relu_with_sign(x: MPCTensor) -> tuple[MPCTensor, Sign]:
+    """ReLU, and its comparison for the gradient. A product that is not rescaled yet is so in the same rounds."""
+    y, sign = compare.relu(context(), x.share, excess(x))
+    return _settled(y, x), sign
 
 
-def hardtanh_with_bit(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, MPCTensor]:
-    """min(max(x, low), high), and [low <= x < high] for its gradient; both comparisons in the same rounds."""
-    stacked = torch.stack([(x - low).share, (x - high).share])
-    y, sign = compare.relu(context(), stacked)
-    below, above = from_share(sign.bit(), 0).share
-    return _like(y[0] - y[1], x) + low, from_share(above - below, 0)
+def hardtanh_with_sign(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, Sign]:
+    """min(max(x, low), high), and the comparisons with both bounds, stacked, in the same rounds."""
+    y, sign = compare.relu(context(), torch.stack([(x - low).share, (x - high).share]), excess(x))
+    return _settled(y[0] - y[1], x) + low, sign
+
+
+def hardtanh(self, min_value=-1, max_value=1):
+    """min(max(x, min_value), max_value)."""
+    return hardtanh_with_sign(self, min_value, max_value)[0]
 
 
 def abs_(self):
-    """|x|, exactly: x - 2 b x."""
-    sign = compare.less_than_zero(context(), self.share)
-    return _like(self.share - 2 * sign.select(self.share), self)
+    """|x|."""
+    return _settled(compare.absolute(context(), self.share, excess(self)), self)
 
 
 def maximum(self, dim=None, keepdim=False, one_hot=True):
-    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins.
-
-    Seven rounds for each doubling of the number of values.
-    """
+    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins."""
     ctx = context()
     share = self.share.flatten() if dim is None else self.share
     axis = 0 if dim is None else dim % share.dim()
-    value, levels = tournament.maximum(ctx, share, axis)
+    value, levels = tournament.maximum(ctx, share, axis, excess(self))
     if dim is None:
         return _like(value.reshape(()), self)
     ones = torch.ones_like(value) if ctx.first else torch.zeros_like(value)
@@ -176,6 +187,10 @@ class Windows:
             self.out.append(count)
             self.extra.append(max(0, (count - 1) * self.stride[i] + reach - size[2 + i] - 2 * self.padding[i]))
 
+    def padded(self) -> bool:
+        """Whether windows reach beyond the edges."""
+        return any(self._pads())
+
     def _pads(self) -> tuple[int, int, int, int]:
         (top, left), (bottom, right) = self.padding, self.extra
         return (left, left + right, top, top + bottom)
@@ -203,11 +218,13 @@ class Windows:
         return [(along(0, i), along(1, j)) for i in range(self.kernel[0]) for j in range(self.kernel[1])]
 
 
-def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[torch.Tensor]]:
+def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[Sign]]:
     """Max-pool, and the comparisons that its gradient needs."""
     ctx = context()
+    if windows.padded():
+        ctx = replace(ctx, comparison=ctx.comparison.wide())
     gathered = windows.gather(x.share, PAD_VALUE if ctx.first else 0)
-    value, levels = tournament.maximum(ctx, gathered, 2)
+    value, levels = tournament.maximum(ctx, gathered, 2, excess(x))
     return _like(value.squeeze(2), x), levels
 
 
@@ -215,31 +232,12 @@ def max_pool2d(self, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=
     """2-d max-pool; `return_indices` gives one-hot windows as CrypTen does, (N, C, H', W', kh, kw)."""
     windows = Windows(self.size(), kernel_size, stride, padding, dilation, ceil_mode)
     value, levels = max_pool_levels(self, windows)
-    if not return_indices:
-        return value
+    return (value, window_onehots(windows, levels, value)) if return_indices else value
+
+
+def window_onehots(windows: Windows, levels: list[Sign], value: MPCTensor) -> MPCTensor:
+    """Where each window's largest value is, (N, C, H', W', kh, kw)."""
     ctx = context()
     ones = torch.ones_like(value.share) if ctx.first else torch.zeros_like(value.share)
     hot = tournament.distribute(ctx, ones.unsqueeze(2), levels, 2)
-    hot = hot.permute(0, 1, 3, 4, 2).reshape(*value.size(), *windows.kernel)
-    return value, from_share(hot, 0)
-
-
-# FixedPointEncoder
-
-
-def encode(self, x, device=None):
-    """Round to nearest, where CrypTen truncates toward zero, and floats in numpy arrays even to whole numbers.
-
-    Raises `EncodingError` for numbers that are not finite or too large.
-    """
-    if isinstance(x, CrypTensor):
-        return x
-    x = torch.as_tensor(x, dtype=torch.float64 if isinstance(x, (float, list)) else None)
-    if self._precision_bits == 0 and not x.is_floating_point():
-        return x.long()  # any ring element, such as a share
-    return encoding.encode(x, self._precision_bits)
-
-
-def decode(self, tensor):
-    """The nearest float, where CrypTen is off by one for some negative values."""
-    return None if tensor is None else (tensor.double() / self._scale).float()
+    return from_share(hot.permute(0, 1, 3, 4, 2).reshape(*value.size(), *windows.kernel), 0)

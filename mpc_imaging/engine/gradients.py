@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from mpc_imaging.engine import compat, gates
-from mpc_imaging.engine.tensors import from_share
+from mpc_imaging.engine.tensors import excess, from_share, precision, rescaled
 from mpc_imaging.protocols import bilinear, tournament, truncate
+from mpc_imaging.protocols.selection import select
 from mpc_imaging.randomness.ring import BilinearOp
 
 compat.load()
@@ -19,15 +22,15 @@ class ReLU(stock.AutogradFunction):
     @staticmethod
     def forward(ctx, input):
         """ReLU."""
-        output, positive = gates.relu_with_bit(input)
-        ctx.save_for_backward(positive)
+        output, sign = gates.relu_with_sign(input)
+        ctx.save_multiple_for_backward([sign.bits()])
         return output
 
     @staticmethod
     def backward(ctx, grad_output):
-        """One product with a bit."""
-        (positive,) = ctx.saved_tensors
-        return grad_output.mul(positive)
+        """One round, which also truncates excess bits."""
+        (sign,) = ctx.saved_tensors
+        return _settled(select(gates.context(), sign, grad_output.share, excess(grad_output)).relu(), grad_output)
 
 
 class Hardtanh(stock.AutogradFunction):
@@ -36,15 +39,21 @@ class Hardtanh(stock.AutogradFunction):
     @staticmethod
     def forward(ctx, input, min_val=-1, max_val=1):
         """Clamp."""
-        output, inside = gates.hardtanh_with_bit(input, min_val, max_val)
-        ctx.save_for_backward(inside)
+        output, sign = gates.hardtanh_with_sign(input, min_val, max_val)
+        ctx.save_multiple_for_backward([sign.bits()])
         return output
 
     @staticmethod
     def backward(ctx, grad_output):
-        """One product with a bit."""
-        (inside,) = ctx.saved_tensors
-        return grad_output.mul(inside)
+        """The gradient where x >= min_val less that where x >= max_val; one round."""
+        (sign,) = ctx.saved_tensors
+        share = grad_output.share
+        above = select(gates.context(), sign, torch.stack([share, share]), excess(grad_output)).relu()
+        return _settled(above[0] - above[1], grad_output)
+
+
+def _settled(share: torch.Tensor, grad: MPCTensor) -> MPCTensor:
+    return from_share(share, None if excess(grad) else grad.encoder._precision_bits)
 
 
 class MaxPool2d(stock.AutogradFunction):
@@ -52,22 +61,99 @@ class MaxPool2d(stock.AutogradFunction):
 
     @staticmethod
     def forward(ctx, input, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
-        """Max-pool of (N, C, H, W); one-hots of the windows have no gradient and raise `NotImplementedError`."""
-        if return_indices:
-            raise NotImplementedError(
-                "max_pool2d with return_indices has no gradient here; call it on a detached tensor"
-            )
+        """Max-pool of (N, C, H, W), and perhaps the one-hots of its windows, which have no gradient."""
         windows = gates.Windows(input.size(), kernel_size, stride, padding, dilation, ceil_mode)
         output, levels = gates.max_pool_levels(input, windows)
-        ctx.save_multiple_for_backward([windows, levels])
-        return output
+        ctx.save_multiple_for_backward([windows, [sign.bits() for sign in levels]])
+        if not return_indices:
+            return output
+        indices = gates.window_onehots(windows, levels, output)
+        ctx.mark_non_differentiable(indices)
+        return output, indices
 
     @staticmethod
-    def backward(ctx, grad_output):
-        """One product with a bit for each comparison."""
+    def backward(ctx, grad_output, *_):
+        """One round for each level of comparisons."""
         windows, levels = ctx.saved_tensors
         share = tournament.distribute(gates.context(), grad_output.share.unsqueeze(2), levels, 2)
         return from_share(windows.scatter(share), grad_output.encoder._precision_bits)
+
+
+class Layer(stock.AutogradFunction):
+    """A linear or convolutional layer with shared weights, whose result keeps the fraction bits of both operands."""
+
+    @staticmethod
+    def forward(ctx, input, kernel, bias, op):
+        """op(input, kernel) + bias; `op` is matmul with the kernel transposed, conv2d or conv_transpose2d."""
+        ctx.save_multiple_for_backward([input, kernel, bias, op])
+        share = bilinear.multiply(gates.context(), op, input.share, _oriented(kernel, op))
+        if bias is not None:
+            share += (bias.share << kernel.encoder._precision_bits).view(-1, *[1] * _spatial(op))
+        return from_share(share, input.encoder._precision_bits + kernel.encoder._precision_bits)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        """Gradients for the input, where it has one, the kernel and the bias: one round to open, one to truncate."""
+        input, kernel, bias, op = ctx.saved_tensors
+        grad = rescaled(grad_output)
+        bits = grad.encoder._precision_bits + precision()
+        grad_kernel = from_share(_kernel_gradient(op, input.share, grad.share, kernel.share), bits)
+        grad_input = grad_output
+        # The first layer's input is data: nobody asks for its gradient.
+        if input.requires_grad:
+            grad_input = from_share(_input_gradient(op, input.share, grad.share, kernel.share), bits)
+            if not _takes_excess(input):
+                grad_input = rescaled(grad_input)
+        if bias is None:
+            return grad_input, grad_kernel
+        channel = grad.dim() - 1 - _spatial(op)
+        return grad_input, grad_kernel, grad.sum([d for d in range(grad.dim()) if d != channel])
+
+
+def _spatial(op: BilinearOp) -> int:
+    return 0 if op.name == "matmul" else 2
+
+
+def _oriented(kernel: MPCTensor, op: BilinearOp) -> torch.Tensor:
+    return kernel.share.t() if op.name == "matmul" else kernel.share
+
+
+def _kernel_gradient(op: BilinearOp, x: torch.Tensor, grad: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    ctx = gates.context()
+    if op.name == "matmul":
+        return bilinear.multiply(ctx, op, grad.flatten(0, -2).t(), x.flatten(0, -2))
+    params = {**_without(op, "output_padding"), "kernel": tuple(kernel.shape[2:])}
+    weight = _operation("conv2d_weight", **params)
+    # A transposed convolution is the gradient of one whose input and result change places.
+    return bilinear.multiply(ctx, weight, *((grad, x) if op.name == "conv_transpose2d" else (x, grad)))
+
+
+def _input_gradient(op: BilinearOp, x: torch.Tensor, grad: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    ctx = gates.context()
+    if op.name == "matmul":
+        return bilinear.multiply(ctx, op, grad, kernel)
+    params = _without(op, "output_padding")
+    if op.name == "conv_transpose2d":
+        return bilinear.multiply(ctx, _operation("conv2d", **params), grad, kernel)
+    reach = [params["dilation"][i] * (kernel.shape[2 + i] - 1) + 1 for i in (0, 1)]
+    covered = [(grad.shape[2 + i] - 1) * params["stride"][i] - 2 * params["padding"][i] + reach[i] for i in (0, 1)]
+    params["output_padding"] = (x.shape[2] - covered[0], x.shape[3] - covered[1])
+    return bilinear.multiply(ctx, _operation("conv_transpose2d", **params), grad, kernel)
+
+
+def _without(op: BilinearOp, name: str) -> dict:
+    return {key: value for key, value in op.params if key != name}
+
+
+# Their gradients are the same values elsewhere.
+_SHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze", "transpose", "permute", "t", "rescale")
+
+
+def _takes_excess(input: MPCTensor) -> bool:
+    """Whether the gradient for `input` goes to a function above, which truncates it with less than a round more."""
+    while input.children and getattr(input.grad_fn, "name", None) in _SHAPES:
+        input = input.children[0]
+    return input.grad_fn in (ReLU, Hardtanh, MaxPool2d, Layer)
 
 
 class Conv2d(stock.AutogradFunction):
@@ -97,8 +183,8 @@ class Conv2d(stock.AutogradFunction):
             )
         if not isinstance(kernel, MPCTensor):
             return grad_input
-        params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return grad_input, _kernel_gradient(input, grad_output, kernel, params)
+        op = _operation("conv2d", stride=stride, padding=padding, dilation=dilation, groups=groups)
+        return grad_input, _truncated(_kernel_gradient(op, input.share, grad_output.share, kernel.share), kernel)
 
 
 class ConvTranspose2d(stock.AutogradFunction):
@@ -123,13 +209,16 @@ class ConvTranspose2d(stock.AutogradFunction):
         grad_input = grad_output.conv2d(kernel, **params)
         if not isinstance(kernel, MPCTensor):
             return grad_input
-        return grad_input, _kernel_gradient(grad_output, input, kernel, params)
+        op = _operation("conv_transpose2d", **params)
+        return grad_input, _truncated(_kernel_gradient(op, input.share, grad_output.share, kernel.share), kernel)
 
 
-def _kernel_gradient(x: MPCTensor, grad: MPCTensor, kernel: MPCTensor, params: dict) -> MPCTensor:
-    op = BilinearOp("conv2d_weight", tuple(sorted({"kernel": tuple(kernel.shape[2:]), **params}.items())))
-    share = bilinear.multiply(gates.context(), op, x.share, grad.share)
-    bits = kernel.encoder._precision_bits
+def _operation(name: str, **params) -> BilinearOp:
+    return BilinearOp(name, tuple(sorted(params.items())))
+
+
+def _truncated(share: torch.Tensor, like: MPCTensor) -> MPCTensor:
+    bits = like.encoder._precision_bits
     return from_share(truncate.truncate(gates.context(), share, bits), bits)
 
 
@@ -137,6 +226,7 @@ _OURS = {
     "relu": ReLU,
     "hardtanh": Hardtanh,
     "max_pool2d": MaxPool2d,
+    "layer": Layer,
     "conv2d": Conv2d,
     "conv_transpose2d": ConvTranspose2d,
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mpc_imaging.engine import approximations, compat, tensors
+from mpc_imaging.engine import approximations, compat, gates, tensors
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.randomness.ring import BilinearOp
 
@@ -53,10 +53,21 @@ def _public_product(op: BilinearOp, x: MPCTensor, w: torch.Tensor, b: torch.Tens
 
 
 def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int, params: dict[str, Any]) -> MPCTensor:
+    """A linear layer; the result keeps twice the fraction bits, too (`gradients.Layer`)."""
+    op = BilinearOp(name, tuple(sorted(params.items())))
     if isinstance(w, torch.Tensor):
-        return _public_product(BilinearOp(name, tuple(sorted(params.items()))), x, w, b, spatial)
-    y = getattr(tensors.rescaled(x), name)(w, **params)
+        return _public_product(op, x, w.t() if name == "matmul" else w, b, spatial)
+    if gates.installed():
+        return tensors.rescaled(x).layer(w, b, op)
+    y = getattr(x, name)(w.t() if name == "matmul" else w, **params)  # CrypTen as it came
     return y if b is None else y + b.view(-1, *[1] * spatial)
+
+
+def open_weights(weights: Sequence[Weight]) -> None:
+    """Mask and open shared weights in one round, before the first product that they enter."""
+    if gates.installed():
+        shares = [w.share for w in weights if isinstance(w, MPCTensor)]
+        gates.context().masks.open(gates.context(), shares)
 
 
 def conv2d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
@@ -69,8 +80,7 @@ def conv2d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: in
 def conv1d(x, w: Weight, b: Weight | None, stride, padding, dilation, groups: int):
     """Convolution of x (N, C, L) with w (O, C / groups, k), plus b (O,): a 2-d one over a height of one."""
     params = {"stride": (1, *stride), "padding": (0, *padding), "dilation": (1, *dilation), "groups": groups}
-    y = _product("conv2d", x.unsqueeze(2), w.unsqueeze(2), None, 2, params).squeeze(2)
-    return y if b is None else y + b.view(-1, 1)
+    return _product("conv2d", x.unsqueeze(2), w.unsqueeze(2), b, 2, params).squeeze(2)
 
 
 def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_padding, groups: int, dilation):
@@ -87,7 +97,7 @@ def conv_transpose2d(x, w: Weight, b: Weight | None, stride, padding, output_pad
 
 def linear(x, w: Weight, b: Weight | None):
     """x @ w.T + b for x (..., F), w (K, F), b (K,): (..., K)."""
-    return _product("matmul", x, w.t(), b, 0, {})
+    return _product("matmul", x, w, b, 0, {})
 
 
 @_rescaling
@@ -122,7 +132,7 @@ def div(a, b):
 
 def relu(x):
     """max(x, 0)."""
-    return tensors.rescaled(x.relu())
+    return x.relu()
 
 
 @_rescaling
@@ -132,7 +142,6 @@ def leaky_relu(x, slope: float):
     return positive + (x - positive) * slope
 
 
-@_rescaling
 def hardtanh(x, low: float, high: float):
     """min(max(x, low), high) for public bounds."""
     return x.hardtanh(low, high)
@@ -164,7 +173,7 @@ def log_softmax(x, dim: int):
 
 def max_pool2d(x, kernel, stride, padding, dilation):
     """Largest value of each window of (N, C, H, W); sizes are pairs. Values must stay below 2**62 in fixed point."""
-    return tensors.rescaled(x.max_pool2d(kernel, padding=padding, stride=stride, dilation=dilation))
+    return x.max_pool2d(kernel, padding=padding, stride=stride, dilation=dilation)
 
 
 @_rescaling
@@ -249,7 +258,7 @@ def transpose(x, a: int, b: int):
 
 def permute(x, dims):
     """Dimensions in another order."""
-    return x.permute(*dims)
+    return x.permute(tuple(dims))
 
 
 @_rescaling

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpc_imaging.engine import approximations as approx
+from mpc_imaging.engine.tensors import rescaled
 from mpc_imaging.settings import Loss
 
 if TYPE_CHECKING:
@@ -23,11 +24,15 @@ def loss_and_gradient(
 
     `logits` and `onehot` are (N, K); `logits` must be detached from the autograd graph.
     """
-    classes = logits.size(1)
+    logits, classes = rescaled(logits), logits.size(1)
     if kind is Loss.cross_entropy:
         e, total, shifted = approx.softmax_parts(logits, 1)
-        gradient = e * approx.reciprocal(total, float(classes)) - onehot
-        loss = approx.log(total, float(classes)).sum() - (shifted * onehot).sum() if want_loss else None
+        pairs = [(e, approx.reciprocal(total, float(classes)).expand(*e.size()))]
+        if want_loss:
+            pairs.append((shifted, onehot))
+        products = approx.products(pairs)
+        gradient = products[0] - onehot
+        loss = approx.log(total, float(classes)).sum() - products[1].sum() if want_loss else None
     elif kind is Loss.binary_cross_entropy:
         gradient = (approx.sigmoid(logits) - onehot) / classes
         loss = (approx.softplus(logits) - logits * onehot).sum() / classes if want_loss else None

@@ -7,7 +7,7 @@ import torch
 
 from mpc_imaging.engine import compat
 from mpc_imaging.protocols.context import Context
-from mpc_imaging.randomness.correlations import BinaryTriple, SharedBit
+from mpc_imaging.randomness.demands import BinaryTriple, SharedBit
 
 compat.load()
 
@@ -36,11 +36,11 @@ class CrypTenProvider(TupleProvider):
     def generate_binary_triple(self, size0, size1, device=None):
         """a, b and a & b on words, broadcast to one shape."""
         size = torch.Size(np.broadcast_shapes(size0, size1))  # torch's own imports hundreds of modules for this
-        return tuple(_binary(part, size) for part in self._ctx.provider.get(BinaryTriple(size.numel())))
+        return tuple(_binary(part, size) for part in self._ctx.provider.get(BinaryTriple(size.numel())).shares)
 
     def B2A_rng(self, size, device=None):
         """A random bit, as a ring element and as a binary share."""
         size = torch.Size(size)
-        bits, ring = self._ctx.provider.get(SharedBit(size.numel()))
+        bits, ring = self._ctx.provider.get(SharedBit(size.numel())).shares
         words = torch.from_numpy(np.unpackbits(bits, count=size.numel()).astype(np.int64)).view(size)
         return _ring(ring, size), BinarySharedTensor.from_shares(words, precision=0)

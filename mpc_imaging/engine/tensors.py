@@ -8,6 +8,7 @@ from mpc_imaging.engine import compat
 
 crypten = compat.load()
 
+from crypten.gradients import AutogradFunction, register_function  # noqa: E402
 from crypten.mpc import MPCTensor  # noqa: E402
 
 no_grad = crypten.no_grad
@@ -40,11 +41,31 @@ def precision() -> int:
     return crypten.cfg.encoder.precision_bits
 
 
+def excess(x: MPCTensor) -> int:
+    """Bits of fraction beyond the session's: a product keeps those of both operands until it is compared or used."""
+    return max(0, x.encoder._precision_bits - precision())
+
+
 def rescaled(x: MPCTensor) -> MPCTensor:
-    """The same value at the session's precision; a product with public weights, left unscaled, is truncated here."""
-    excess = x.encoder._precision_bits - precision()
-    if excess <= 0:
-        return x
-    result = from_share(x.share.clone())
-    result._tensor.div_(2**excess)
-    return result
+    """The same value at the session's precision: truncated, if it has excess bits."""
+    return x.rescale() if excess(x) else x
+
+
+class Rescale(AutogradFunction):
+    """Truncates excess bits; the gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx, input):
+        """At most one round."""
+        result = from_share(input.share)
+        result._tensor.div_(2 ** excess(input))
+        return result
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        """The gradient itself."""
+        return grad_output
+
+
+# CrypTen finds functions of tensors, and their gradients, by name.
+register_function("rescale")(Rescale)

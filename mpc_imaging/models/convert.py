@@ -22,7 +22,13 @@ from torch.fx.proxy import TraceError
 from mpc_imaging.errors import ModelError
 from mpc_imaging.models.calls import has_hooks, hooks_problem
 from mpc_imaging.models.checks import find_problems
-from mpc_imaging.models.passes import fold_batch_norm, is_frozen_batch_norm, remove_dropout, remove_in_place
+from mpc_imaging.models.passes import (
+    fold_batch_norm,
+    is_frozen_batch_norm,
+    pool_before_activation,
+    remove_dropout,
+    remove_in_place,
+)
 from mpc_imaging.models.problems import CannotRunSecurely, LayerProblem, NotBuiltYet, first_line
 from mpc_imaging.models.secure_module import SecureModule
 
@@ -39,6 +45,7 @@ def prepare(module: nn.Module, training: bool) -> fx.GraphModule:
     problems = remove_in_place(model)
     remove_dropout(model)
     fold_batch_norm(model, training)
+    pool_before_activation(model)
     model.graph.eliminate_dead_code()
     problems += find_problems(model, training)
     if problems:

@@ -62,6 +62,10 @@ class SecureModule:
             raise ModelError(problems)
         self.parameters = {name: state[name] for name in self._shapes}
 
+    def open_weights(self) -> None:
+        """Mask and open, in one round, the weights of products, which then serve every batch: for inference."""
+        self.ops.open_weights([w for w in self.parameters.values() if len(w.shape) > 1])
+
     def __call__(self, x: Any) -> Any:
         """The output for a batch of images (N, C, H, W). Raises `ModelError` if a layer cannot take its input."""
         if len(self.parameters) != len(self._shapes):

@@ -59,7 +59,7 @@ def launch(run_dir: Path, settings: Settings, progress: bool = True, command: Co
     Raises LaunchError with the cause if a party fails.
     """
     run_dir = run_dir.resolve()
-    names = list(settings.topology.parties)
+    names = settings.participants()
     shown = settings.compute_parties()[0] if progress else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals_as_exceptions())

@@ -1,8 +1,8 @@
 """A session: connected parties that agree on what they run, and the keys that each pair of them shares.
 
-Every party links to every compute party. The handshake compares the version of the package and a digest of each public
-section of the settings, so that a mismatch is named before anything is shared, and agrees on a key with each peer
-inside the TLS connection.
+Every party links to every compute party; with stored randomness the dealer takes no part. The handshake compares the
+version of the package and a digest of each public section of the settings, so that a mismatch is named before anything
+is shared, and agrees on a key with each peer inside the TLS connection.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import socket
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -26,10 +27,11 @@ from mpc_imaging.errors import (
     TransportError,
 )
 from mpc_imaging.parties.ledger import Ledger
-from mpc_imaging.randomness.streams import KEY_BYTES, Stream, derive_key
+from mpc_imaging.randomness.streams import KEY_BYTES, Stream, derive_key, fresh_key
 from mpc_imaging.settings import Settings, public_digests, split_address
 from mpc_imaging.transport.certificates import CertificateError, Credentials
 from mpc_imaging.transport.frames import one_line
+from mpc_imaging.transport.loopback import LoopbackMesh
 from mpc_imaging.transport.mesh import Mesh
 
 # Where a peer may rightly be silent for long (it reads images, trains in plaintext, or the others compute): wait as
@@ -49,6 +51,11 @@ def public_cause(error: BaseException) -> str:
     return f"{error.what if isinstance(error, ProblemsError) else type(error).__name__}; its own log says more"
 
 
+class _NoLedger:
+    def write(self, event: str, **details: Any) -> None:
+        pass
+
+
 class Session:
     """One party's side of a session.
 
@@ -58,12 +65,12 @@ class Session:
     ``rank`` (this party's place among them, or None).
     """
 
-    def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger, keys: dict[str, bytes] | None = None) -> None:
         self.settings, self.mesh, self.ledger = settings, mesh, ledger
         self.me = mesh.me
         self.compute = settings.compute_parties()
         self.rank = self.compute.index(self.me) if self.me in self.compute else None
-        self._keys = _handshake(settings, mesh)
+        self._keys = _handshake(settings, mesh) if keys is None else keys
         self._streams: dict[tuple[str, str], Stream] = {}
         ledger.write(
             "session",
@@ -86,8 +93,7 @@ class Session:
         Raises `CertificateError` for a folder that cannot be used, `TransportError` for peers that are missing or not
         who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
-        order = list(settings.topology.parties)
-        compute = settings.compute_parties()
+        order, compute = settings.participants(), settings.compute_parties()
         links = [name for name in order if name != me] if me in compute else compute
         mesh = Mesh.connect(
             me=me,
@@ -105,6 +111,11 @@ class Session:
         except BaseException as error:
             mesh.abort(public_cause(error))
             raise
+
+    @classmethod
+    def rehearsal(cls, settings: Settings, mesh: LoopbackMesh) -> Session:
+        """A session with nobody: nobody shook hands, keys are thrown away, and no ledger is kept."""
+        return cls(settings, mesh, _NoLedger(), {name: fresh_key() for name in mesh.peers})
 
     def __enter__(self) -> Session:
         return self
@@ -130,11 +141,32 @@ class Session:
         """Whether this is the first compute party."""
         return self.rank == 0
 
+    def key(self, peer: str, purpose: str) -> bytes:
+        """The key that this party and ``peer`` share for one purpose, in this session."""
+        return derive_key(self._keys[peer], self.mesh.session_id, purpose)
+
     def stream(self, peer: str, purpose: str) -> Stream:
         """The keystream that this party and ``peer`` share for one purpose; both must draw in the same order."""
         if (peer, purpose) not in self._streams:
-            self._streams[peer, purpose] = Stream(derive_key(self._keys[peer], self.mesh.session_id, purpose))
+            self._streams[peer, purpose] = Stream(self.key(peer, purpose))
         return self._streams[peer, purpose]
+
+    def agree_on_plan(self, digest: str | None) -> None:
+        """Wait until all compute parties have made their plan, and check that it is the same.
+
+        digest: this compute party's; None at other parties, which so do not share anything too early.
+        Raises `SessionError` if plans differ.
+        """
+        if self.rank is not None:
+            for name in self.mesh.peers:
+                if name != self.settings.dealer():
+                    self.mesh.send_json(name, {"plan": digest})
+        for name in self.compute:
+            if name == self.me:
+                continue
+            theirs = self.mesh.receive_json(name, wait_s=PATIENT_S)
+            if self.rank is not None and theirs != {"plan": digest}:
+                raise SessionError(f"{name} and {self.me} made different plans; run both from the same version")
 
     def zero_share(self, shape: torch.Size) -> torch.Tensor:
         """This compute party's part of a fresh random sharing of zero: int64 of ``shape``."""

@@ -28,7 +28,8 @@ def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | No
     Raises `TransportError` if the session ends meanwhile.
     """
     holder = holder_of(session, session.me)
-    rest = value
+    # In order of the shape, as at those who receive: a product of a view must find the same mask at all.
+    rest = value.contiguous()
     for party in session.compute:
         if party != holder:
             rest = rest - session.stream(party, f"input {session.me}").ring(value.shape)

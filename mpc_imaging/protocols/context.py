@@ -1,15 +1,18 @@
-"""What a protocol step needs: a channel to the other compute parties and a provider of correlated randomness."""
+"""What a protocol step needs: a channel to the other compute parties, correlated randomness, and how to compare."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from mpc_imaging.protocols.masked import Masks
+from mpc_imaging.protocols.sign import Comparison
+from mpc_imaging.protocols.tables import TableComparison
 from mpc_imaging.randomness.provider import Provider
 
 
@@ -28,10 +31,16 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """One party's side of the protocols."""
+    """One party's side of the protocols.
+
+    comparison: the family that compares: `tables.TableComparison` for any number of parties, `fss.KeyComparison` for
+    two. masks: the values that are masked already, for products that they enter again.
+    """
 
     channel: Channel
     provider: Provider
+    comparison: Comparison = field(default_factory=TableComparison)
+    masks: Masks = field(default_factory=Masks)
 
     @property
     def first(self) -> bool:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from mpc_imaging.protocols import bilinear, compare
+from mpc_imaging.protocols import compare
 from mpc_imaging.protocols.context import Context
-from mpc_imaging.randomness.ring import BilinearOp
+from mpc_imaging.protocols.selection import select
+from mpc_imaging.protocols.sign import Sign
 
-_MUL = BilinearOp("mul")
 
+def maximum(ctx: Context, x: torch.Tensor, dim: int, shift: int = 0) -> tuple[torch.Tensor, list[Sign]]:
+    """Share of the maximum along `dim` (kept, of size 1), and the comparisons of each level that found it.
 
-def maximum(ctx: Context, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Share of the maximum along `dim` (kept, of size 1), and the levels that found it. Six rounds for each level.
-
-    A level holds shares of "the first of a pair is smaller" (integers 0 or 1), half as many as there were values along
-    `dim`, rounded down: a last one without a partner goes on alone. `dim` counts from the front; differences must stay
-    below 2**63.
+    A level compares neighbours, "the first of a pair is smaller", half as many as there were values along `dim`,
+    rounded down: a last one without a partner goes on alone. `dim` counts from the front. With a shift, values closer
+    than 2**shift count as equal (`compare.maximum`).
     """
     levels = []
     while x.shape[dim] > 1:
@@ -24,20 +23,20 @@ def maximum(ctx: Context, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, list
         pairs, rest = x.split([2 * half, odd], dim)
         # Neighbours meet, so that of equal values the first wins, as in torch.
         first, second = pairs.unflatten(dim, (half, 2)).unbind(dim + 1)
-        larger, sign = compare.maximum(ctx, first, second)
-        levels.append(sign.bit())
+        larger, sign = compare.maximum(ctx, first, second, shift)
+        levels.append(sign)
         x = torch.cat([larger, rest], dim)
     return x, levels
 
 
-def distribute(ctx: Context, g: torch.Tensor, levels: list[torch.Tensor], dim: int) -> torch.Tensor:
+def distribute(ctx: Context, g: torch.Tensor, levels: list[Sign], dim: int) -> torch.Tensor:
     """Send `g` (size 1 along `dim`) to where the maximum came from, zero elsewhere: the gradient of `maximum`.
 
     With g = 1 this is the one-hot of the maximum; of equal values the first wins. One round for each level.
     """
-    for smaller in reversed(levels):
-        half = smaller.shape[dim]
+    for sign in reversed(levels):
+        half = sign.shape[dim]
         pairs, rest = g.split([half, g.shape[dim] - half], dim)
-        second = bilinear.multiply(ctx, _MUL, pairs, smaller)
+        second = select(ctx, sign, pairs).selected()
         g = torch.cat([torch.stack([pairs - second, second], dim + 1).flatten(dim, dim + 1), rest], dim)
     return g

@@ -13,14 +13,21 @@ x to one window of width 2**f.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mpc_imaging.protocols.context import Context
-from mpc_imaging.randomness.correlations import TruncationPair
+from mpc_imaging.protocols.arrays import tensor, words
+from mpc_imaging.randomness.demands import TruncationPair
+
+if TYPE_CHECKING:
+    from mpc_imaging.protocols.context import Context
 
 RECIPROCAL_BITS = 24
+
+# Added before masking: c >= 2**63 then tells whether the addition of r wrapped around.
+OFFSET = np.uint64(1 << 62)
 
 
 def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -30,19 +37,31 @@ def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
     """
     if bits == 0 or x.numel() == 0:
         return x.clone()
-    r, shifted, top = ctx.provider.get(TruncationPair(x.numel(), bits))
-    flat = x.contiguous().view(-1).numpy().view(np.uint64)
-    masked = flat + r
+    r, r_shifted, top = ctx.provider.get(TruncationPair(x.numel(), bits)).shares
+    masked = words(x) + r
     if ctx.first:
-        masked += np.uint64(1 << 62)
-    (c,) = ctx.channel.open_ring([torch.from_numpy(masked.view(np.int64))])
-    c = c.numpy().view(np.uint64)
-    # Of 2**(64-f) * msb(r) only the low f bits of the share matter: the wrap term vanishes where msb(c) is set.
-    y = (np.uint64(1) - (c >> np.uint64(63))) * (top << np.uint64(64 - bits))
-    y -= shifted
-    if ctx.first:
-        y += (c >> np.uint64(bits)) - np.uint64(1 << (62 - bits))
-    return torch.from_numpy(y.view(np.int64)).view(x.shape)
+        masked += OFFSET
+    (c,) = ctx.channel.open_ring([tensor(masked, masked.shape)])
+    return tensor(unmasked(ctx.first, words(c), bits, r_shifted, top), x.shape)
+
+
+def shifted_mask(c: np.ndarray, bits: int) -> np.ndarray:
+    """(c >> bits) - 2**(62 - bits): modulo 2**(64 - bits) the truncated value plus r >> bits."""
+    return (c >> np.uint64(bits)) - np.uint64(1 << (62 - bits))
+
+
+def wrap(c: np.ndarray, bits: int) -> np.ndarray:
+    """(1 - msb(c)) * 2**(64 - bits), the factor of msb(r), of which so only the low bits of the share matter."""
+    return (np.uint64(1) - (c >> np.uint64(63))) << np.uint64(64 - bits)
+
+
+def unmasked(first: bool, c: np.ndarray, bits: int, r_shifted: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """Share of the truncated value, uint64 (N,), by the formula above; r_shifted, top: shares of r >> bits, msb(r)."""
+    y = wrap(c, bits) * top
+    y -= r_shifted
+    if first:
+        y += shifted_mask(c, bits)
+    return y
 
 
 def divide(ctx: Context, x: torch.Tensor, divisor: float) -> torch.Tensor:

@@ -1,316 +1,211 @@
-"""Correlated randomness: what a protocol step demands from the dealer, and how both sides make it.
+"""How the dealer and the compute parties make the shares of a demand, and demands as JSON.
 
-Every demand lists *random* fields, which each compute party draws from the keystream it shares with the dealer alone,
-and *derived* fields, which follow from the sums (RING) or exclusive-ors (BITS) of the random ones. Of a derived field
-all parties but one draw their share too; only that one, the holder, receives a correction from the dealer. A demand
-serves one use, ever.
+The demands of a session are numbered. Demand i draws from stream i of each party's key, so that the dealer can work on
+demands in any order and on several at once, and find a mask again that a later product needs, without keeping it. The
+correction of demand i goes to the party of rank i modulo their number; common bytes go to all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 
 from mpc_imaging.errors import RandomnessError
+from mpc_imaging.randomness.demands import KINDS, BitsRef, Demand, Field, MaskRef, Product, Selection
 from mpc_imaging.randomness.ring import BilinearOp
-from mpc_imaging.randomness.streams import Stream
+from mpc_imaging.randomness.streams import NumberedStreams
 
 # A request names sizes; the dealer refuses those that no sane layer asks for before it takes the memory.
 MAX_ELEMENTS = 1 << 29
 
-CHUNKS = 16  # of 4 bits each: the low 63 bits of a ring element
 
+@dataclass(frozen=True, repr=False)
+class Dealt:
+    """One party's part of demand number `index`: its shares of the random and then the derived fields, own and common.
 
-class Group(Enum):
-    """How shares add up: modulo 2**64 (uint64 elements) or bitwise (uint8, eight packed bits)."""
-
-    RING = "ring"
-    BITS = "bits"
-
-
-class Field(NamedTuple):
-    """One array of shares: `size` uint64 elements (RING) or bytes (BITS)."""
-
-    group: Group
-    size: int
-
-    def draw(self, stream: Stream) -> np.ndarray:
-        """A party's uniform share."""
-        return stream.words(self.size) if self.group is Group.RING else stream.octets(self.size)
-
-    def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The sum in this field's group."""
-        return a + b if self.group is Group.RING else a ^ b
-
-    def sub(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The difference in this field's group."""
-        return a - b if self.group is Group.RING else a ^ b
-
-    @property
-    def octets(self) -> int:
-        """Bytes of one share."""
-        return 8 * self.size if self.group is Group.RING else self.size
-
-
-def _ring(array: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
-    return torch.from_numpy(array.view(np.int64)).view(tuple(shape))
-
-
-def _words(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.contiguous().view(-1).numpy().view(np.uint64)
-
-
-def packed(count: int) -> int:
-    """Bytes that hold `count` packed bits."""
-    return (count + 7) // 8
-
-
-@dataclass(frozen=True)
-class BilinearTriple:
-    """Beaver's triple a, b, c = op(a, b) (CRYPTO 1991), for any bilinear operation."""
-
-    name: ClassVar[str] = "bilinear"
-    op: BilinearOp
-    x_shape: tuple[int, ...]
-    y_shape: tuple[int, ...]
-
-    def random(self) -> list[Field]:
-        """a and b."""
-        return [
-            Field(Group.RING, torch.Size(self.x_shape).numel()),
-            Field(Group.RING, torch.Size(self.y_shape).numel()),
-        ]
-
-    def derived(self) -> list[Field]:
-        """c."""
-        return [Field(Group.RING, self.op.result_shape(self.x_shape, self.y_shape).numel())]
-
-    def derive(self, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-        """c from a and b in the clear (dealer only)."""
-        return [_words(self.op(_ring(a, self.x_shape), _ring(b, self.y_shape)))]
-
-
-@dataclass(frozen=True)
-class SquarePair:
-    """r and r * r."""
-
-    name: ClassVar[str] = "square"
-    count: int
-
-    def random(self) -> list[Field]:
-        """r."""
-        return [Field(Group.RING, self.count)]
-
-    def derived(self) -> list[Field]:
-        """The square."""
-        return [Field(Group.RING, self.count)]
-
-    def derive(self, r: np.ndarray) -> list[np.ndarray]:
-        """r * r (dealer only)."""
-        return [r * r]
-
-
-@dataclass(frozen=True)
-class TruncationPair:
-    """r with r >> bits (logical) and the top bit of r."""
-
-    name: ClassVar[str] = "truncation"
-    count: int
-    bits: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 61:
-            raise RandomnessError(f"truncation by {self.bits} bits: 1 to 61 are possible")
-
-    def random(self) -> list[Field]:
-        """r."""
-        return [Field(Group.RING, self.count)]
-
-    def derived(self) -> list[Field]:
-        """r >> bits, and the top bit as a ring element."""
-        return [Field(Group.RING, self.count)] * 2
-
-    def derive(self, r: np.ndarray) -> list[np.ndarray]:
-        """Both from r in the clear (dealer only)."""
-        return [r >> np.uint64(self.bits), r >> np.uint64(63)]
-
-
-def and_planes() -> tuple[int, int, int]:
-    """How many AND gates the prefix tree over `CHUNKS` chunks needs: left operands, first and second right operands."""
-    pairs, left, second = CHUNKS // 2, 0, 0
-    while pairs:
-        left, second, pairs = left + pairs, second + pairs - 1, pairs // 2
-    return left, left, second
-
-
-@dataclass(frozen=True)
-class ComparisonMask:
-    """Everything that one comparison with zero needs (`protocols.compare`): see `derive`.
-
-    Bit arrays are packed along the elements: a plane is `packed(count)` bytes.
+    key_id: public bytes of this demand alone, for comparison keys.
     """
 
-    name: ClassVar[str] = "comparison"
-    count: int
+    index: int
+    shares: list[np.ndarray]
+    own: list[np.ndarray]
+    common: np.ndarray
+    key_id: bytes
 
-    def random(self) -> list[Field]:
-        """The mask r, the AND gates' operands (planes of all levels), and the output mask rho."""
-        plane, (a, b, b2) = packed(self.count), and_planes()
-        return [
-            Field(Group.RING, self.count),
-            Field(Group.BITS, a * plane),
-            Field(Group.BITS, b * plane),
-            Field(Group.BITS, b2 * plane),
-            Field(Group.BITS, plane),
-        ]
-
-    def derived(self) -> list[Field]:
-        """One-hot tables, top bit of r, AND products, then rho and rho * r as ring elements."""
-        plane, (_, b, b2) = packed(self.count), and_planes()
-        return [
-            Field(Group.BITS, 2 * CHUNKS * self.count),
-            Field(Group.BITS, plane),
-            Field(Group.BITS, b * plane),
-            Field(Group.BITS, b2 * plane),
-            Field(Group.RING, self.count),
-            Field(Group.RING, self.count),
-        ]
-
-    def derive(self, r: np.ndarray, a: np.ndarray, b: np.ndarray, b2: np.ndarray, rho: np.ndarray) -> list[np.ndarray]:
-        """All derived fields in the clear (dealer only).
-
-        Table k (uint16, element-wise) is one-hot in bits 4k to 4k + 3 of r; the uppermost chunk has bits 60 to 62.
-        """
-        tables = np.empty((CHUNKS, self.count), np.uint16)
-        low = r & np.uint64(2**63 - 1)
-        for k in range(CHUNKS):
-            chunk = ((low >> np.uint64(4 * k)) & np.uint64(15)).astype(np.uint16)
-            np.left_shift(np.uint16(1), chunk, out=tables[k])
-        top = np.packbits((r >> np.uint64(63)).astype(np.uint8))
-        flag = np.unpackbits(rho, count=self.count).astype(np.uint64)
-        left = a.reshape(and_planes()[0], packed(self.count))
-        return [
-            tables.view(np.uint8).reshape(-1),
-            top,
-            a & b,
-            left[second_operands()].reshape(-1) & b2,
-            flag,
-            flag * r,
-        ]
+    def __repr__(self) -> str:
+        return f"Dealt(index={self.index}, shares hidden)"
 
 
-def second_operands() -> list[int]:
-    """Rows of the left operands that meet a second right operand: all but the lowest pair of each level."""
-    rows, start, pairs = [], 0, CHUNKS // 2
-    while pairs:
-        rows += range(start + 1, start + pairs)
-        start, pairs = start + pairs, pairs // 2
-    return rows
+def holder(index: int, parties: int) -> int:
+    """The rank that gets the correction of demand number `index`: each in turn, which balances what they receive."""
+    return index % parties
 
 
-@dataclass(frozen=True)
-class BinaryTriple:
-    """a, b, a & b on 64-bit words, for CrypTen's binary circuits."""
-
-    name: ClassVar[str] = "binary"
-    count: int
-
-    def random(self) -> list[Field]:
-        """a and b."""
-        return [Field(Group.BITS, 8 * self.count)] * 2
-
-    def derived(self) -> list[Field]:
-        """a & b."""
-        return [Field(Group.BITS, 8 * self.count)]
-
-    def derive(self, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-        """a & b (dealer only)."""
-        return [a & b]
+def correction_octets(demand: Demand) -> int:
+    """Bytes of a correction."""
+    return sum(field.octets for field in demand.derived())
 
 
-@dataclass(frozen=True)
-class SharedBit:
-    """A random bit, shared both bitwise (packed) and modulo 2**64 (a daBit)."""
-
-    name: ClassVar[str] = "bit"
-    count: int
-
-    def random(self) -> list[Field]:
-        """The bits."""
-        return [Field(Group.BITS, packed(self.count))]
-
-    def derived(self) -> list[Field]:
-        """The same bits as ring elements."""
-        return [Field(Group.RING, self.count)]
-
-    def derive(self, bits: np.ndarray) -> list[np.ndarray]:
-        """The ring elements (dealer only)."""
-        return [np.unpackbits(bits, count=self.count).astype(np.uint64)]
+def message_octets(demand: Demand, index: int, rank: int, parties: int) -> int:
+    """Bytes that the dealer delivers to `rank` for demand number `index`."""
+    correction = correction_octets(demand) if rank == holder(index, parties) else 0
+    return demand.common_octets() + correction
 
 
-Demand = BilinearTriple | SquarePair | TruncationPair | ComparisonMask | BinaryTriple | SharedBit
+def _key_id(key_id: bytes, index: int) -> bytes:
+    return key_id + index.to_bytes(8, "little")
 
-_KINDS = {
-    kind.name: kind for kind in (BilinearTriple, SquarePair, TruncationPair, ComparisonMask, BinaryTriple, SharedBit)
-}
+
+def draw(
+    demand: Demand,
+    index: int,
+    mine: NumberedStreams,
+    rank: int,
+    parties: int,
+    key_id: bytes,
+    message: bytearray,
+) -> Dealt:
+    """A compute party's part, from its key and the dealer's message of `message_octets` bytes."""
+    stream = mine.number(index)
+    shares = [field.draw(stream) for field in demand.random()]
+    own = [field.draw(stream) for field in demand.own()]
+    start = demand.common_octets()
+    common = np.frombuffer(message, np.uint8, start)
+    for field in demand.derived():
+        if rank == holder(index, parties):
+            shares.append(np.frombuffer(message, field.dtype, field.size, start))
+            start += field.octets
+        else:
+            shares.append(field.draw(stream))
+    return Dealt(index, shares, own, common, _key_id(key_id, index))
+
+
+def deal(demand: Demand, index: int, streams: Sequence[NumberedStreams], key_id: bytes) -> list[list[memoryview]]:
+    """The message for each rank, as buffers to send in order (dealer only).
+
+    `streams[i]` is made from the key that the dealer shares with the compute party of rank i alone.
+    """
+    opened = [party.number(index) for party in streams]
+    clear = _sums(demand.random(), [[field.draw(stream) for field in demand.random()] for stream in opened])
+    own = [[field.draw(stream) for field in demand.own()] for stream in opened]
+    masks = [_clear(ref, streams) for ref in demand.references()]
+    values = demand.derive(*clear, *masks)
+    fields = demand.derived()
+    last = holder(index, len(streams))
+    others = [[field.draw(stream) for field in fields] for rank, stream in enumerate(opened) if rank != last and fields]
+    for part in others:
+        values = [field.sub(a, b) for field, a, b in zip(fields, values, part, strict=True)]
+    common = demand.common(clear, own, _key_id(key_id, index)) if demand.common_octets() else None
+    messages: list[list[np.ndarray]] = [[] if common is None else [common] for _ in streams]
+    messages[last] += values
+    return [[memoryview(np.ascontiguousarray(a)).cast("B") for a in parts if a.size] for parts in messages]
+
+
+def _sums(fields: list[Field], parts: list[list[np.ndarray]]) -> list[np.ndarray]:
+    total = parts[0]
+    for part in parts[1:]:
+        total = [field.add(a, b) for field, a, b in zip(fields, total, part, strict=True)]
+    return total
+
+
+def _clear(ref: MaskRef | BitsRef, streams: Sequence[NumberedStreams]) -> np.ndarray:
+    return _sums([ref.field], [[ref.field.draw(party.number(ref.index))] for party in streams])[0]
+
+
+def relocated(demand: Demand, old_start: int, new_start: int) -> Demand:
+    """The same demand in a repetition of a segment that began at `old_start` and now begins at `new_start`.
+
+    References into the segment move with it; those to what came before it stay.
+    """
+
+    def moved(ref: Any) -> Any:
+        return ref._replace(index=ref.index - old_start + new_start) if ref.index >= old_start else ref
+
+    if isinstance(demand, Product):
+        return replace(demand, x=moved(demand.x), y=moved(demand.y))
+    return replace(demand, rho=moved(demand.rho)) if isinstance(demand, Selection) else demand
+
+
+# Demands as plain lists
 
 
 def to_json(demand: Demand) -> list[Any]:
     """A demand as plain lists."""
-    if isinstance(demand, BilinearTriple):
-        return [
-            demand.name,
-            demand.op.name,
-            [[k, v] for k, v in demand.op.params],
-            list(demand.x_shape),
-            list(demand.y_shape),
-        ]
-    if isinstance(demand, TruncationPair):
-        return [demand.name, demand.count, demand.bits]
-    return [demand.name, demand.count]
+    if isinstance(demand, Product):
+        refs = [[ref.index, ref.count, list(ref.size), list(ref.stride), ref.offset] for ref in (demand.x, demand.y)]
+        params = [[name, list(value) if isinstance(value, tuple) else value] for name, value in demand.op.params]
+        return [demand.name, demand.op.name, params, *refs]
+    return [demand.name, *(list(v) if isinstance(v, BitsRef) else int(v) for v in vars(demand).values())]
 
 
 def _integers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(isinstance(v, int) and 0 <= v <= MAX_ELEMENTS for v in values):
+    if not isinstance(values, list) or not all(type(v) is int and 0 <= v <= MAX_ELEMENTS for v in values):
         raise RandomnessError("a demand lists sizes as whole numbers")
     return tuple(values)
 
 
-def _check_patches(demand: BilinearTriple) -> None:
-    """Refuse what a convolution would need more memory for than its operands: sliding windows, zero strides."""
+def _mask_ref(data: Any) -> MaskRef:
+    index, count, size, stride, offset = data
+    if type(index) is not int or index < 0:
+        raise RandomnessError("a demand numbers masks from 0")
+    ref = MaskRef(index, *_integers([count]), _integers(size), _integers(stride), *_integers([offset]))
+    last = ref.offset + sum((n - 1) * step for n, step in zip(ref.size, ref.stride, strict=True))
+    if 0 not in ref.size and last >= ref.count:
+        raise RandomnessError(f"a demand reaches element {last} of a mask of {ref.count}")
+    return ref
+
+
+def _bits_ref(data: Any) -> BitsRef:
+    index, count = data
+    if type(index) is not int or index < 0:
+        raise RandomnessError("a demand numbers comparisons from 0")
+    return BitsRef(index, *_integers([count]))
+
+
+def _check_work(demand: Product) -> None:
+    """Refuse what needs more memory than its operands: sliding windows, zero strides, operands repeated in a batch."""
     # In Python's own integers: sizes that a peer chose could overflow numpy's.
     params = {name: (value,) if isinstance(value, int) else value for name, value in demand.op.params}
     if min((v for name in ("stride", "dilation", "groups", "kernel") for v in params.get(name, ())), default=1) < 1:
         raise RandomnessError("a demand has a stride, dilation, kernel or number of groups below 1")
-    if demand.op.name.startswith("conv"):
-        kernel = params.get("kernel", demand.y_shape[2:])
-        padded = [size + 2 * max(params.get("padding", (0,))) for size in demand.x_shape[2:]]
-        patches = math.prod(demand.x_shape[:2]) * math.prod(padded) * math.prod(kernel)
-        # A transposed convolution spreads its input by the stride.
-        if patches * math.prod(params.get("stride", ())) > 8 * MAX_ELEMENTS:
-            raise RandomnessError(
-                f"a demand for a convolution over {patches:,} patch elements; use a smaller batch_size"
-            )
+    x, y = demand.x.size, demand.y.size
+    if demand.op.name == "matmul":
+        work = math.prod(demand.shape()[:-2]) * max(math.prod(x[-2:]), math.prod(y[-2:]))
+    elif demand.op.name.startswith("conv"):
+        kernel = params.get("kernel", y[2:])
+        margin = 2 * max(params.get("padding", (0,))) + max(params.get("output_padding", (0,)))
+        # A transposed convolution pads its input by the kernel's reach, and spreads it by the stride.
+        reach = max(params.get("dilation", (1,))) if demand.op.name.startswith("conv_transpose") else 0
+        padded = [size + margin + reach * (k - 1) for size, k in zip(x[2:], kernel, strict=True)]
+        work = math.prod(x[:2]) * math.prod(padded) * math.prod(kernel) * math.prod(params.get("stride", ()))
+    else:
+        return
+    if work > 8 * MAX_ELEMENTS:
+        raise RandomnessError(f"a demand for a product over {work:,} elements at once; use a smaller batch_size")
 
 
 def from_json(data: Any) -> Demand:
     """The demand that a peer described; anything else raises `RandomnessError`."""
     try:
         name, *rest = data
-        if name == BilinearTriple.name:
-            op, params, x_shape, y_shape = rest
-            plain = tuple((str(k), _integers(v) if isinstance(v, list) else int(v)) for k, v in params)
-            demand: Demand = BilinearTriple(BilinearOp(op, plain), _integers(x_shape), _integers(y_shape))
-            _check_patches(demand)
+        if name == Product.name:
+            op, params, x, y = rest
+            plain = tuple((str(k), _integers(v) if isinstance(v, list) else _integers([v])[0]) for k, v in params)
+            demand: Demand = Product(BilinearOp(op, plain), _mask_ref(x), _mask_ref(y))
+            _check_work(demand)
+        elif name == Selection.name:
+            count, shift, rho = rest
+            demand = Selection(*_integers([count, shift]), _bits_ref(rho))
         else:
-            demand = _KINDS[name](*_integers(rest))
-        sizes = [field.size for field in (*demand.random(), *demand.derived())]
+            demand = KINDS[name](*_integers(rest))
+        sizes = [field.size for field in (*demand.random(), *demand.own(), *demand.derived())]
+        for ref in demand.references():
+            sizes += [ref.count, math.prod(ref.size) if isinstance(ref, MaskRef) else 0]
+        sizes.append(demand.common_octets() // 8)
     except RandomnessError:
         raise
     except Exception as error:
@@ -320,54 +215,3 @@ def from_json(data: Any) -> Demand:
             f"a demand for {max(sizes):,} elements exceeds {MAX_ELEMENTS:,}; use a smaller batch_size"
         )
     return demand
-
-
-def draw(demand: Demand, stream: Stream, correction: list[np.ndarray] | None, holder: bool) -> list[np.ndarray]:
-    """A compute party's shares of all fields, random ones first. The holder passes the dealer's correction.
-
-    The stream moves by the same amount whether a party is holder or not: every party has its own.
-    """
-    random = [field.draw(stream) for field in demand.random()]
-    derived = correction if holder else [field.draw(stream) for field in demand.derived()]
-    return random + derived
-
-
-def correct(demand: Demand, streams: Sequence[Stream], holder: int) -> list[np.ndarray]:
-    """The correction for the holder (dealer only): derived fields less the other parties' shares."""
-    sums: list[np.ndarray] | None = None
-    others: list[np.ndarray] | None = None
-    for rank, stream in enumerate(streams):
-        random = [field.draw(stream) for field in demand.random()]
-        sums = random if sums is None else [f.add(a, b) for f, a, b in zip(demand.random(), sums, random, strict=True)]
-        if rank != holder:
-            derived = [field.draw(stream) for field in demand.derived()]
-            others = (
-                derived
-                if others is None
-                else [f.add(a, b) for f, a, b in zip(demand.derived(), others, derived, strict=True)]
-            )
-    values = demand.derive(*sums)
-    if others is None:
-        return values
-    return [f.sub(a, b) for f, a, b in zip(demand.derived(), values, others, strict=True)]
-
-
-def pack(correction: Sequence[np.ndarray]) -> list[memoryview]:
-    """The correction as buffers to send, in order."""
-    return [memoryview(np.ascontiguousarray(array)).cast("B") for array in correction if array.size]
-
-
-def correction_octets(demand: Demand) -> int:
-    """Bytes of a correction."""
-    return sum(field.octets for field in demand.derived())
-
-
-def unpack(demand: Demand, payload: bytearray) -> list[np.ndarray]:
-    """The correction's arrays, as views of the received bytes."""
-    arrays, start = [], 0
-    for field in demand.derived():
-        part = np.frombuffer(payload, np.uint8, field.octets, start)
-        # Bit fields before a ring field may leave it unaligned; numpy then works on a copy.
-        arrays.append(part.copy().view(np.uint64) if field.group is Group.RING else part)
-        start += field.octets
-    return arrays

@@ -1,4 +1,8 @@
-"""The dealer and its client: correlated randomness over the mesh. The dealer sees neither data, shares nor openings."""
+"""The dealer and its clients: correlated randomness over the mesh. The dealer sees neither data, shares nor openings.
+
+With a plan (`stream_plan`, `PlannedClient`) it works ahead of the parties and sends in the plan's order, as fast as
+they take it. Without (`serve_requests`, `RequestingClient`) it answers the last compute party, which speaks for all.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +11,96 @@ import math
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from mpc_imaging.errors import RandomnessError, SessionError
 from mpc_imaging.randomness import correlations
-from mpc_imaging.randomness.correlations import Demand
-from mpc_imaging.randomness.provider import DemandLog
-from mpc_imaging.randomness.streams import Stream
+from mpc_imaging.randomness.demands import Demand
+from mpc_imaging.randomness.plan import Plan
+from mpc_imaging.randomness.pool import DealingPool
+from mpc_imaging.randomness.provider import DemandLog, PartyProvider, PlannedProvider
+from mpc_imaging.randomness.streams import NumberedStreams
 from mpc_imaging.transport.frames import Kind
 from mpc_imaging.transport.mesh import Mesh
 
-REQUEST_LIMIT = 1 << 16  # bytes; a demand is a short list
+REQUEST_LIMIT = 1 << 20  # bytes; a request lists a few demands
+PLAN_LIMIT = 1 << 26  # bytes; a plan lists each segment once
 
 
-def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> DemandLog:
-    """Answer demands until the holder (the last of `compute`) has no more; then check that all parties used the same.
+def stream_plan(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes], workers: int = 1) -> Plan:
+    """Take the compute parties' plan, check that it is the same for all, and send what it lists; then wait for them.
 
-    `streams[i]` is the keystream shared with compute party i alone. Returns the log of the demands served, after all
-    parties were told that they agree. Raises `RandomnessError` for a request that is no demand, `SessionError` if the
-    parties used different randomness, `PeerLostError` if one of them leaves before its end.
+    `keys[i]` is shared with compute party i alone. workers: see `DealingPool`. Raises `SessionError` if plans differ,
+    `RandomnessError` for a plan that cannot be, `PeerLostError` if a party leaves before its end.
     """
-    holder = len(compute) - 1
+    with DealingPool(workers) as pool:
+        plan = _agreed_plan(mesh, compute)
+        for messages in pool.deal(plan, keys, mesh.session_id):
+            for party, message in zip(compute, messages, strict=True):
+                if message:
+                    # The parties take it when they need it, which may be hours later.
+                    mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
+        for party in compute:
+            mesh.receive_json(party, wait_s=math.inf)
+    return plan
+
+
+def _agreed_plan(mesh: Mesh, compute: Sequence[str]) -> Plan:
+    payload = mesh.receive(compute[-1], Kind.REQUEST, limit=PLAN_LIMIT, wait_s=math.inf)
+    plan = Plan.from_json(_json(payload, compute[-1], mesh.me))
+    if plan.parties != len(compute):
+        raise RandomnessError(f"{compute[-1]} sent {mesh.me} a plan for {plan.parties} compute parties")
+    for party in compute:
+        if mesh.receive_json(party, wait_s=math.inf) != {"plan": plan.digest}:
+            raise SessionError(f"{party} and {compute[-1]} made different plans; run all from the same version")
+    for party in compute:
+        mesh.send_json(party, {"plan": plan.digest})
+    return plan
+
+
+class PlannedClient(PlannedProvider):
+    """Takes what the dealer sends by the plan, on which all must agree first; else raises `SessionError`."""
+
+    def __init__(self, mesh: Mesh, dealer: str, key: bytes, rank: int, plan: Plan) -> None:
+        super().__init__(key, rank, plan, mesh.session_id, self._receive)
+        self._mesh, self._dealer = mesh, dealer
+        if rank == plan.parties - 1:
+            mesh.send(dealer, Kind.REQUEST, json.dumps(plan.to_json()).encode())
+        mesh.send_json(dealer, {"plan": plan.digest})
+        if mesh.receive_json(dealer, wait_s=math.inf) != {"plan": plan.digest}:
+            raise SessionError(f"{dealer} deals by another plan than {mesh.me}; run all from the same version")
+
+    def _receive(self, size: int) -> bytearray:
+        return self._mesh.receive(self._dealer, Kind.CORRECTION, size, wait_s=math.inf)
+
+    def finish(self) -> None:
+        """Check that the plan is used up, and tell the dealer so."""
+        super().finish()
+        self._mesh.send_json(self._dealer, {"demands": self.log.count})
+
+
+def serve_requests(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes]) -> DemandLog:
+    """Answer demands until the last of `compute` has no more; then check that all parties used the same.
+
+    `keys[i]` is shared with compute party i alone. Returns the log of the demands served, after all parties were told
+    that they agree. Raises `RandomnessError` for a request that is no demand, `SessionError` if the parties used
+    different randomness, `PeerLostError` if one of them leaves before its end.
+    """
+    speaker = compute[-1]
+    streams = [NumberedStreams(key) for key in keys]
     log = DemandLog()
     while True:
-        payload = mesh.receive(compute[holder], Kind.REQUEST, limit=REQUEST_LIMIT, wait_s=math.inf)
-        try:
-            request = json.loads(bytes(payload))
-        except (ValueError, RecursionError):
-            raise RandomnessError(f"{compute[holder]} sent {mesh.me} a request that is not JSON") from None
+        payload = mesh.receive(speaker, Kind.REQUEST, limit=REQUEST_LIMIT, wait_s=math.inf)
+        request = _json(payload, speaker, mesh.me)
         if request is None:
             break
-        demand = correlations.from_json(request)
-        log.add(demand)
-        correction = correlations.correct(demand, streams, holder)
-        mesh.send(compute[holder], Kind.CORRECTION, correlations.pack(correction))
+        if not isinstance(request, list):
+            raise RandomnessError(f"{speaker} sent {mesh.me} a request that is no list of demands")
+        for demand in map(correlations.from_json, request):
+            index = log.add(demand)
+            if any(ref.index >= index for ref in demand.references()):
+                raise RandomnessError(f"demand {index} of {speaker} refers to one that comes later")
+            for party, message in zip(compute, correlations.deal(demand, index, streams, mesh.session_id), strict=True):
+                if message:
+                    mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
     for party in compute:
         if mesh.receive_json(party, wait_s=math.inf) != log.summary():
             raise SessionError(
@@ -51,32 +111,48 @@ def serve(mesh: Mesh, compute: Sequence[str], streams: Sequence[Stream]) -> Dema
     return log
 
 
-class DealerClient:
-    """Asks the dealer at the moment of need. Only the holder, the last compute party, talks to it for each demand."""
+def _json(payload: bytearray, sender: str, me: str) -> object:
+    try:
+        return json.loads(bytes(payload))
+    except (ValueError, RecursionError):
+        raise RandomnessError(f"{sender} sent {me} a request that is not JSON") from None
 
-    def __init__(self, mesh: Mesh, dealer: str, stream: Stream, holder: bool) -> None:
-        self._mesh, self._dealer, self._stream, self._holder = mesh, dealer, stream, holder
-        self.log = DemandLog()
-        self.waited_s = 0.0
 
-    def get(self, demand: Demand) -> list[np.ndarray]:
-        """This party's shares; the holder waits for the dealer's correction."""
-        self.log.add(demand)
-        correction = None
-        if self._holder:
-            self._mesh.send(self._dealer, Kind.REQUEST, json.dumps(correlations.to_json(demand)).encode())
-            start = time.perf_counter()
-            payload = self._mesh.receive(self._dealer, Kind.CORRECTION, correlations.correction_octets(demand))
-            self.waited_s += time.perf_counter() - start
-            correction = correlations.unpack(demand, payload)
-        return correlations.draw(demand, self._stream, correction, self._holder)
+class RequestingClient(PartyProvider):
+    """Takes correlated randomness at the moment of need. Only the last compute party asks the dealer, for all."""
+
+    def __init__(self, mesh: Mesh, dealer: str, key: bytes, rank: int, parties: int) -> None:
+        super().__init__(key, rank, parties, mesh.session_id)
+        self._mesh, self._dealer = mesh, dealer
+        self._asks = rank == parties - 1
+        self._unasked: list[Demand] = []
+
+    def _message(self, demand: Demand, index: int, size: int) -> bytearray:
+        if self._asks:
+            self._unasked.append(demand)
+            # Masks alone need nothing from the dealer: they are named with the next demand that does.
+            if demand.common_octets() or demand.derived():
+                self._ask()
+        if not size:
+            return bytearray()
+        start = time.perf_counter()
+        message = self._mesh.receive(self._dealer, Kind.CORRECTION, size)
+        self.waited_s += time.perf_counter() - start
+        return message
+
+    def _ask(self) -> None:
+        request = json.dumps([correlations.to_json(demand) for demand in self._unasked]).encode()
+        self._unasked.clear()
+        self._mesh.send(self._dealer, Kind.REQUEST, request)
 
     def finish(self) -> None:
         """Tell the dealer that no more is needed, and wait until it has compared what all parties used.
 
         Raises `PeerLostError` with the dealer's cause if that was not the same.
         """
-        if self._holder:
+        if self._asks:
+            if self._unasked:
+                self._ask()
             self._mesh.send(self._dealer, Kind.REQUEST, b"null")
         self._mesh.send_json(self._dealer, self.log.summary())
         self._mesh.receive_json(self._dealer, wait_s=math.inf)

@@ -99,7 +99,7 @@ def _matmul_shape(x: Shape, y: Shape) -> Shape:
 
 
 def _conv2d_shape(x: Shape, w: Shape, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups: int = 1) -> Shape:
-    _fit(len(x) == len(w) == 4 and x[1] == groups * w[1] and w[0] % groups == 0, x, w)
+    _fit(len(x) == len(w) == 4 and x[1] == groups * w[1] and w[0] % groups == 0 and 0 not in (*x[1:], *w), x, w)
     room = [x[2 + i] + 2 * padding[i] - dilation[i] * (w[2 + i] - 1) - 1 for i in (0, 1)]
     _fit(min(room) >= 0, x, w)
     return [x[0], w[0], *(room[i] // stride[i] + 1 for i in (0, 1))]
@@ -108,10 +108,10 @@ def _conv2d_shape(x: Shape, w: Shape, stride=(1, 1), padding=(0, 0), dilation=(1
 def _conv_transpose2d_shape(
     x: Shape, w: Shape, stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups: int = 1, dilation=(1, 1)
 ) -> Shape:
-    _fit(len(x) == len(w) == 4 and x[1] == w[0] and w[0] % groups == 0, x, w)
-    reach = [dilation[i] * (w[2 + i] - 1) + output_padding[i] + 1 for i in (0, 1)]
-    out = [(x[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] for i in (0, 1)]
-    _fit(min(out) > 0, x, w)
+    _fit(len(x) == len(w) == 4 and x[1] == w[0] and w[0] % groups == 0 and 0 not in (*x[1:], *w), x, w)
+    full = [(x[2 + i] - 1) * stride[i] + dilation[i] * (w[2 + i] - 1) + 1 for i in (0, 1)]
+    out = [full[i] - 2 * padding[i] + output_padding[i] for i in (0, 1)]
+    _fit(min(out) > 0 and all(full[i] >= padding[i] for i in (0, 1)), x, w)
     return [x[0], groups * w[1], *out]
 
 

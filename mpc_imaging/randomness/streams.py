@@ -31,12 +31,16 @@ def derive_key(secret: bytes, salt: bytes, label: str) -> bytes:
 
 
 class Stream:
-    """One AES-256-CTR keystream; whoever holds the key and draws in the same order draws the same values."""
+    """One AES-256-CTR keystream; whoever holds the key and draws in the same order draws the same values.
 
-    def __init__(self, key: bytes) -> None:
+    Streams of one key with different numbers are independent: the number is the upper half of the counter block.
+    """
+
+    def __init__(self, key: bytes, number: int = 0) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
-        self._cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+        start = number.to_bytes(8, "big") + bytes(8)
+        self._cipher = Cipher(algorithms.AES256(key), modes.CTR(start)).encryptor()
 
     def __repr__(self) -> str:
         return "Stream(key hidden)"
@@ -62,3 +66,22 @@ class Stream:
         """Uniform ring elements as an int64 tensor of `shape`."""
         shape = torch.Size(shape)
         return torch.from_numpy(self.words(shape.numel()).view(np.int64)).view(shape)
+
+
+class NumberedStreams:
+    """The streams of one key, a separate one for each number from 0: drawn in any order, and as often as needed."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a stream key has {KEY_BYTES} bytes, not {len(key)}")
+        self._key = key
+
+    def __repr__(self) -> str:
+        return "NumberedStreams(key hidden)"
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("a stream key cannot be copied or pickled: the copy would repeat its values")
+
+    def number(self, number: int) -> Stream:
+        """The stream of this number, from its beginning."""
+        return Stream(self._key, number)

@@ -25,7 +25,7 @@ FIDELITY_NAMES = {
 }
 COST_NAMES = {
     "online_s": "Online time",
-    "offline_s": "Waiting for the dealer",
+    "offline_s": "Waiting for correlated randomness",
     "rounds": "Rounds",
     "sent_bytes": "Sent by one compute party, at most",
     "dealer_bytes": "Sent by the dealer",
@@ -39,7 +39,11 @@ _REVEALED = {
     "weights": "Trained weights",
     "epoch": "Number of the epoch that early stopping chose",
 }
-_PROTOCOLS = {"beaver": "Beaver multiplication, trusted dealer", "insecure_simulation": "insecure simulation"}
+_PROTOCOLS = {
+    "fss": "Function secret sharing, trusted dealer",
+    "beaver": "Beaver multiplication, trusted dealer",
+    "insecure_simulation": "insecure simulation",
+}
 
 
 def metric(value: float | None) -> str:

@@ -7,15 +7,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mpc_imaging.errors import ConfigError
 from mpc_imaging.parties.session import Session
 from mpc_imaging.randomness.streams import Stream, fresh_key
-from mpc_imaging.settings import ProtocolName, RandomnessMode
+from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings
+from mpc_imaging.tasks import stored
 from mpc_imaging.transport.frames import Kind
+
+if TYPE_CHECKING:
+    from mpc_imaging.protocols.sign import Comparison
+    from mpc_imaging.randomness.plan import Plan
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Meter:
     )
 
     def start(self) -> None:
-        """Inputs are shared: the clock starts."""
+        """Inputs are shared, and what was prefetched is there: the clock starts."""
         self._started, self._waited = time.perf_counter(), self._offline()
         self._traffic = self.session.mesh.traffic.snapshot()
 
@@ -42,16 +46,19 @@ class Meter:
         return traffic.rounds, traffic.peer(*peers).sent_wire_bytes
 
     def cost(self) -> dict[str, float]:
-        """Seconds, rounds and bytes since `start`; ``online_s`` leaves out ``offline_s``, the wait for the dealer."""
+        """Seconds, rounds and bytes since `start`.
+
+        ``offline_s``, the wait for the dealer, and ``dealer_bytes`` are those of the whole session: much comes before.
+        """
         elapsed = time.perf_counter() - self._started
-        offline = self._offline() - self._waited
-        traffic = self.session.mesh.traffic.snapshot() - self._traffic
+        now = self.session.mesh.traffic.snapshot()
+        traffic = now - self._traffic
         return {
-            "online_s": elapsed - offline,
-            "offline_s": offline,
+            "online_s": elapsed - (self._offline() - self._waited),
+            "offline_s": self._offline(),
             "rounds": traffic.rounds,
             "sent_bytes": traffic.kind(Kind.OPENING, Kind.REVEAL).sent_wire_bytes,
-            "dealer_bytes": traffic.kind(Kind.CORRECTION).received_wire_bytes,
+            "dealer_bytes": now.kind(Kind.CORRECTION).received_wire_bytes,
         }
 
     @contextlib.contextmanager
@@ -71,41 +78,72 @@ class Meter:
 
 
 @contextlib.contextmanager
-def engine(session: Session) -> Iterator[Meter]:
-    """CrypTen on this session's mesh and dealer; yields the meter.
+def engine(session: Session, provider: Any) -> Iterator[Meter]:
+    """CrypTen on this session's mesh and a provider of correlated randomness; yields the meter.
 
-    At the end the dealer compares what all parties used; this waits for its word.
-    Raises `ConfigError` for a mode of randomness that is not built, `TransportError` if the session ends meanwhile.
+    ``provider`` is None for stock CrypTen (``protocol=insecure_simulation``).
+    Raises `TransportError` if the session ends meanwhile.
     """
-    if session.settings.protocol.name is ProtocolName.insecure_simulation:
+    if provider is None:
         from mpc_imaging.engine import simulation
 
         with simulation.gloo(session.mesh, session.compute, session.settings.protocol.fraction_bits):
             yield Meter(session, None)
         return
     # Imported here: the dealer and parties that only share or receive run without CrypTen.
+    from mpc_imaging.engine import install, uninstall
     from mpc_imaging.engine.communicator import MeshCommunicator
-    from mpc_imaging.engine.install import install, uninstall
     from mpc_imaging.protocols.context import Context
-    from mpc_imaging.randomness.dealer import DealerClient
 
-    if session.settings.randomness.mode is not RandomnessMode.on_demand:
-        raise ConfigError([f"randomness.mode={session.settings.randomness.mode.value} is not built; write on_demand"])
-    dealer = session.settings.dealer()
-    last = session.me == session.compute[-1]
-    provider = DealerClient(session.mesh, dealer, session.stream(dealer, "correlations"), holder=last)
     communicator = MeshCommunicator(session.mesh, session.compute)
     install(
-        Context(communicator, provider),
+        Context(communicator, provider, comparison(session.settings)),
         communicator,
         _crypten_streams(session),
         session.settings.protocol.fraction_bits,
     )
     try:
         yield Meter(session, provider)
-        provider.finish()
     finally:
         uninstall()
+
+
+@contextlib.contextmanager
+def randomness(session: Session, plan: Plan | None) -> Iterator[Any]:
+    """The session's provider of correlated randomness, as ``randomness.mode`` says; None if it needs none.
+
+    plan: of the whole session, unless the mode is on_demand. At the end it checks that all was used as planned.
+    Raises `RandomnessError` or `SessionError` if not, and for a store that cannot be used.
+    """
+    settings, rank = session.settings, session.rank
+    if settings.protocol.name is ProtocolName.insecure_simulation:
+        yield None
+        return
+    if settings.randomness.mode is RandomnessMode.stored:
+        with stored.provider(session, plan) as provider:
+            yield provider
+        return
+    from mpc_imaging.randomness.dealer import PlannedClient, RequestingClient
+
+    dealer = settings.dealer()
+    key = session.key(dealer, "correlations")
+    if settings.randomness.mode is RandomnessMode.stream:
+        provider = PlannedClient(session.mesh, dealer, key, rank, plan)
+        provider.prefetch(settings.randomness.buffer_mb << 20)
+    else:
+        provider = RequestingClient(session.mesh, dealer, key, rank, len(session.compute))
+    yield provider
+    provider.finish()
+
+
+def comparison(settings: Settings) -> Comparison:
+    """How the compute parties compare."""
+    from mpc_imaging.protocols.fss import KeyComparison
+    from mpc_imaging.protocols.tables import TableComparison
+
+    if settings.protocol.name is ProtocolName.fss:
+        return KeyComparison(settings.protocol.comparison_bits or 64)
+    return TableComparison()
 
 
 def _crypten_streams(session: Session) -> dict[str, Stream]:
@@ -127,13 +165,20 @@ def batches(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any) -> torch.Tensor:
-    """Share of the logits (N, K) of shared images (N, C, H, W), both int64; calls ``tick(rows)`` after each batch."""
+def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any, segment: Any) -> torch.Tensor:
+    """Share of the logits (N, K) of shared images (N, C, H, W), both int64; calls ``tick(rows)`` after each batch.
+
+    segment: see `Job`.
+    """
+    results = []
+    for rows in batches(len(images), batch_size):
+        results.append(segment(("forward", rows.stop - rows.start), _forward, model, images[rows]))
+        tick(rows.stop - rows.start)
+    return torch.cat(results)
+
+
+def _forward(model: Any, images: torch.Tensor) -> torch.Tensor:
     from mpc_imaging.engine import tensors
 
-    results = []
     with tensors.no_grad():
-        for rows in batches(len(images), batch_size):
-            results.append(tensors.share_of(tensors.rescaled(model(tensors.from_share(images[rows])))))
-            tick(rows.stop - rows.start)
-    return torch.cat(results)
+        return tensors.share_of(tensors.rescaled(model(tensors.from_share(images))))

@@ -25,5 +25,7 @@ def infer(job: Job, model: Any, images: torch.Tensor | None, labels: torch.Tenso
     logits = None
     if model is not None:
         with job.progress.stage("secure inference", job.catalogue.total(task.split)):
-            logits = forward(model, images, _batch(task), job.progress.advance)
+            with model.observer("weights", "opening"):
+                model.open_weights()
+            logits = forward(model, images, _batch(task), job.progress.advance, job.segment)
     job.open_outputs(task.split, logits, labels)

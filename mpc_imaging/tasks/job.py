@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,19 @@ if TYPE_CHECKING:
     from mpc_imaging.data import Split
 
 
+def once(key: Hashable, body: Callable[..., Any], *args: Any) -> Any:
+    """``body(*args)``: how a session runs a segment."""
+    return body(*args)
+
+
 @dataclass
 class Job:
-    """What a party knows while a task runs; compute parties also hold shares."""
+    """What a party knows while a task runs; compute parties also hold shares.
+
+    ``segment(key, body, *args)`` runs what a task does again and again, such as a batch or an epoch. A rehearsal runs
+    the bodies of one key only until two in a row demand the same, and counts the others without running them: what
+    they compute must reach the rest of the task by their result, or be overwritten by the next one.
+    """
 
     session: Session
     folder: Path
@@ -36,6 +46,7 @@ class Job:
     metrics: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     ids: dict[str, list[str]] = field(default_factory=dict)
+    segment: Callable[..., Any] = once
 
     @property
     def settings(self) -> Settings:

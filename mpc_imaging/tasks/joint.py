@@ -59,7 +59,7 @@ def _joined_shares(settings: Settings) -> dict[str, torch.Tensor]:
     for party in settings.compute_parties():
         shares, metadata = weights.read_share_file(settings, party)
         total = {name: total.get(name, 0) + share for name, share in shares.items()}
-    return {name: decode(value, int(metadata["fraction_bits"])).float() for name, value in total.items()}
+    return {name: decode(value, int(metadata["fraction_bits"]), torch.float32) for name, value in total.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mpc_imaging.parties.session import Session
-from mpc_imaging.settings import Settings, TaskKind, WeightsSource
+from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
 
 log = logging.getLogger("mpc_imaging.party")
 
@@ -33,16 +33,26 @@ def run_party(
 
 def _deal(settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None) -> None:
     # Imported where it runs: the dealer needs neither data nor models, the others not the dealer.
-    from mpc_imaging.randomness.dealer import serve
-    from mpc_imaging.settings import ProtocolName
+    from mpc_imaging.randomness.dealer import serve_requests, stream_plan
 
     with Session.open(settings, party, folder, certificates, listener) as session:
         if settings.protocol.name is ProtocolName.insecure_simulation:
             return
-        streams = [session.stream(name, "correlations") for name in session.compute]
-        served = serve(session.mesh, session.compute, streams)
-        log.info("served %d demands", served.count)
-        session.ledger.write("served", session=session.mesh.session_id.hex(), **served.summary())
+        keys = [session.key(name, "correlations") for name in session.compute]
+        if has_plan(settings):
+            plan = stream_plan(session.mesh, session.compute, keys, _workers(settings))
+            summary: dict[str, Any] = {"demands": plan.count, "digest": plan.digest}
+        else:
+            summary = serve_requests(session.mesh, session.compute, keys).summary()
+        log.info("served %d demands", summary["demands"])
+        session.ledger.write("served", session=session.mesh.session_id.hex(), **summary)
+
+
+def _workers(settings: Settings) -> int:
+    """Workers of the dealer's pool: all cores it may use, unless it shares them with the parties."""
+    from mpc_imaging.randomness.pool import cores
+
+    return 1 if settings.on_one_machine() else cores()
 
 
 def needed_splits(settings: Settings) -> list[str]:
@@ -57,7 +67,7 @@ def _take_part(
     settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
 ) -> None:
     from mpc_imaging.data import load_party
-    from mpc_imaging.tasks import inputs, weights
+    from mpc_imaging.tasks import inputs, stored, weights
     from mpc_imaging.tasks.job import Job
     from mpc_imaging.tasks.progress import Progress
 
@@ -65,23 +75,44 @@ def _take_part(
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
     with Session.open(settings, party, folder, certificates, listener) as session:
+        stored.check(session)
         bar = Progress(progress)
         own = load_party(settings, party, folder, splits) if party in settings.data_owners() else None
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own)
+        plan = _plan(session, catalogue)
         job = Job(session, folder, catalogue, own, bar)
         job.exchange_ids()
         state = weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, splits, own)
         if session.rank is not None:
-            _compute(job, prepared, state, data)
+            _compute(job, plan, prepared, state, data)
             return
         if job.expects_results():
-            _task(job, prepared, None, data)
+            perform(job, prepared, None, data)
         else:
             log.info("shared its inputs and leaves")
         job.finish(None, [])
+
+
+def _plan(session: Session, catalogue: Any) -> Any:
+    """The plan on which the compute parties agree; None at other parties, and where there is no plan."""
+    if not has_plan(session.settings):
+        return None
+    plan = None
+    if session.rank is not None:
+        from mpc_imaging.tasks.rehearsal import rehearse
+
+        plan = rehearse(session.settings, catalogue.counts, session.rank).plan
+    session.agree_on_plan(None if plan is None else plan.digest)
+    return plan
+
+
+def has_plan(settings: Settings) -> bool:
+    """Whether what the compute parties demand of the dealer is known before they begin."""
+    simulated = settings.protocol.name is ProtocolName.insecure_simulation
+    return not simulated and settings.randomness.mode is not RandomnessMode.on_demand
 
 
 def _owner_module(settings: Settings, folder: Path, bar: Any) -> torch.nn.Module:
@@ -107,25 +138,32 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 
 
 def _compute(
-    job: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
+    job: Any, plan: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
 ) -> None:
-    from mpc_imaging.models.convert import SecureModule
     from mpc_imaging.tasks import compute
 
-    with compute.engine(job.session) as meter:
-        from mpc_imaging.engine import layers
-        from mpc_imaging.engine.tensors import from_share
-
-        model = SecureModule(prepared, layers)
-        model.load({k: v if v.is_floating_point() else from_share(v) for k, v in state.items()})
-        model.observer = meter.layer
+    with compute.randomness(job.session, plan) as provider, compute.engine(job.session, provider) as meter:
+        model = secure_model(prepared, state, meter.layer)
         meter.start()
-        _task(job, prepared, model, data)
+        perform(job, prepared, model, data)
         cost = meter.cost()
     job.finish(cost, meter.layer_rows())
 
 
-def _task(job: Any, prepared: torch.fx.GraphModule, model: Any, data: dict[str, tuple]) -> None:
+def secure_model(prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], observer: Any) -> Any:
+    """The model on shares, ready to run while the engine is installed; ``observer``: see `SecureModule`."""
+    from mpc_imaging.engine import layers
+    from mpc_imaging.engine.tensors import from_share
+    from mpc_imaging.models.convert import SecureModule
+
+    model = SecureModule(prepared, layers)
+    model.load({k: v if v.is_floating_point() else from_share(v) for k, v in state.items()})
+    model.observer = observer
+    return model
+
+
+def perform(job: Any, prepared: torch.fx.GraphModule, model: Any, data: dict[str, tuple]) -> None:
+    """The whole task, after all inputs are shared; ``model`` is None at parties that do not compute."""
     from mpc_imaging.tasks.infer import infer
     from mpc_imaging.tasks.train import train
 

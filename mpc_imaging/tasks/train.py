@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,31 +23,14 @@ def train(job: Job, model: Any, data: Shares) -> None:
     policy lists them, and adds an entry to the history.
     """
     task = job.settings.task
-    total = job.catalogue.total("train")
-    epochs = batch_schedule(total, task.batch_size, task.epochs, job.settings.seed)
+    epochs = batch_schedule(job.catalogue.total("train"), task.batch_size, task.epochs, job.settings.seed)
     optimiser = _optimiser(job, model)
-    evaluate = task.evaluate_each_epoch and "val" in data and job.wanted("metrics")
     for number, batches in enumerate(epochs, 1):
         started = time.perf_counter()
-        loss = None
-        if model is not None:
-            with job.progress.stage(f"epoch {number} of {task.epochs}", total):
-                loss = _epoch(job, model, optimiser, batches, *data["train"])
-        opened = job.open("loss", loss, ())
-        counts = None
-        if evaluate:
-            logits = (
-                forward(model, data["val"][0], task.eval_batch_size, lambda rows: None) if model is not None else None
-            )
-            counts = job.open_confusion("val", logits, data["val"][1])
-        job.history.append(
-            {
-                "epoch": number,
-                "loss": None if opened is None else opened.item() / total,
-                "val": counts,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        stage = f"epoch {number} of {task.epochs}"
+        loss, counts = job.segment("epoch", _epoch, job, model, optimiser, stage, batches, data)
+        seconds = time.perf_counter() - started
+        job.history.append({"epoch": number, "loss": loss, "val": counts, "seconds": seconds})
 
 
 def _optimiser(job: Job, model: Any) -> Any:
@@ -63,24 +46,56 @@ def _optimiser(job: Job, model: Any) -> Any:
 
 
 def _epoch(
-    job: Job, model: Any, optimiser: Any, batches: list[torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+    job: Job, model: Any, optimiser: Any, stage: str, batches: Sequence[torch.Tensor], data: Shares
+) -> tuple[float | None, dict[str, Any] | None]:
+    """Train on all batches; then the mean loss and the metrics on the validation split, if they are opened here."""
+    task, total = job.settings.task, sum(map(len, batches))
+    loss = None
+    if model is not None:
+        # Masked anew: under the masks of the last evaluation, an epoch's first step would be unlike that of the next.
+        for name in model.trainable():
+            model.parameters[name].share = model.parameters[name].share.clone()
+        with job.progress.stage(stage, total):
+            loss = _steps(job, model, optimiser, batches, *data["train"])
+    opened = job.open("loss", loss, ())
+    counts = None
+    if task.evaluate_each_epoch and "val" in data and job.wanted("metrics"):
+        images, labels = data["val"]
+        logits = None if model is None else forward(model, images, task.eval_batch_size, lambda rows: None, job.segment)
+        counts = job.open_confusion("val", logits, labels)
+    return None if opened is None else opened.item() / total, counts
+
+
+def _steps(
+    job: Job,
+    model: Any,
+    optimiser: Any,
+    batches: Sequence[torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
 ) -> torch.Tensor:
     """One pass over the training images; a share of the summed loss (zero where the policy opens no loss)."""
+    total = torch.zeros((), dtype=torch.int64)
+    for rows in batches:
+        loss = job.segment(("step", len(rows)), _step, job, model, optimiser, images[rows], labels[rows])
+        if loss is not None:
+            total = total + loss
+        job.progress.advance(len(rows))
+    return total
+
+
+def _step(job: Job, model: Any, optimiser: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    """Train on one batch; a share of its summed loss, or None where the policy opens no loss."""
     from mpc_imaging.engine.losses import loss_and_gradient
     from mpc_imaging.engine.tensors import from_share, no_grad, share_of
 
-    task, want_loss = job.settings.task, job.wanted("loss")
-    total = torch.zeros((), dtype=torch.int64)
-    for rows in batches:
-        logits = model(from_share(images[rows]))
-        # Metered like layers: in training most of the time goes here.
-        with no_grad(), model.observer("loss", task.loss.value):
-            loss, gradient = loss_and_gradient(task.loss, logits.detach(), from_share(labels[rows]), want_loss)
-        with model.observer("backward pass", "gradients"):
-            logits.backward(gradient)
-        with model.observer("optimiser", "sgd"):
-            optimiser.step(len(rows))
-        if loss is not None:
-            total = total + share_of(loss)
-        job.progress.advance(len(rows))
-    return total
+    kind, want_loss = job.settings.task.loss, job.wanted("loss")
+    logits = model(from_share(images))
+    # Metered like layers: in training most of the time goes here.
+    with no_grad(), model.observer("loss", kind.value):
+        loss, gradient = loss_and_gradient(kind, logits.detach(), from_share(labels), want_loss)
+    with model.observer("backward pass", "gradients"):
+        logits.backward(gradient)
+    with model.observer("optimiser", "sgd"):
+        optimiser.step(len(images))
+    return None if loss is None else share_of(loss)

@@ -115,7 +115,7 @@ def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch
             if result is not None and settings.task.kind is TaskKind.train:
                 result = _public_share(session, result)  # training makes them secret
             elif result is not None:
-                result = decode(result, bits).float()
+                result = decode(result, bits, torch.float32)
         elif session.me == owner:
             result = sharing.share(session, f"weights {name}", encoded)
         elif session.rank is not None:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mpc_imaging.engine import install, uninstall
 from mpc_imaging.engine.communicator import MeshCommunicator
-from mpc_imaging.engine.install import install, uninstall
 from mpc_imaging.protocols.context import Context
 from mpc_imaging.randomness.provider import SimulatedProvider
 from mpc_imaging.randomness.streams import Stream, fresh_key

@@ -21,7 +21,7 @@ BITS = 16
 
 PRELOADED = [
     "pytest", "torch._dynamo", "torch._meta_registrations", "mpc_imaging.data", "mpc_imaging.party",
-    "mpc_imaging.engine.install", "mpc_imaging.engine.layers", "mpc_imaging.models.convert",
+    "mpc_imaging.engine.installation", "mpc_imaging.engine.layers", "mpc_imaging.models.convert",
     "mpc_imaging.report.metrics", "mpc_imaging.randomness.dealer", "mpc_imaging.tasks.run", "mpc_imaging.tasks.infer",
     "mpc_imaging.tasks.job", "mpc_imaging.tasks.weights", __name__,
 ]  # fmt: skip
@@ -37,9 +37,11 @@ def fork_server() -> Any:
 
 def _worker(pipe: Any, name: str, names: list[str], ports: list[int], folder: Path, keys: list[bytes]) -> None:
     torch.set_num_threads(1)
+    from mpc_imaging.engine import install
     from mpc_imaging.engine.communicator import MeshCommunicator
-    from mpc_imaging.engine.install import install
     from mpc_imaging.protocols.context import Context
+    from mpc_imaging.protocols.fss import KeyComparison
+    from mpc_imaging.protocols.tables import TableComparison
     from mpc_imaging.randomness.provider import SimulatedProvider
     from mpc_imaging.randomness.streams import Stream, derive_key, fresh_key
     from mpc_imaging.transport.certificates import Credentials
@@ -54,7 +56,10 @@ def _worker(pipe: Any, name: str, names: list[str], ports: list[int], folder: Pa
     communicator = MeshCommunicator(mesh, names)
     edge = lambda i: Stream(derive_key(keys[0], b"", f"edge {i % count}"))  # noqa: E731
     streams = {"prev": edge(rank - 1), "next": edge(rank), "local": Stream(fresh_key()), "global": Stream(keys[0])}
-    install(Context(communicator, SimulatedProvider(rank, count, keys)), communicator, streams, BITS, sealed=False)
+    # Two parties compare with keys, more with tables.
+    comparison = KeyComparison() if count == 2 else TableComparison()
+    context = Context(communicator, SimulatedProvider(rank, count, keys), comparison)
+    install(context, communicator, streams, BITS, sealed=False)
     while (job := pipe.recv()) is not None:
         try:
             pipe.send((True, _call(mesh, *job)))

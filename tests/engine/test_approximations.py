@@ -16,7 +16,8 @@ def exp(x):
 def test_exponential_on_its_whole_range(two):
     x = -torch.cat([torch.linspace(0, 1, 1000), torch.linspace(1, 60, 2000)])
     error = (two.run(exp, x) - x.double().exp()).abs()
-    assert error.max() < 6e-6 + 96 * UNIT
+    print(error.max() / UNIT, error[:1000].mean() / UNIT, error[1000:].mean() / UNIT, two.rounds)
+    assert error.max() < 24 * UNIT
     # A third of a thousandth where it is worst; a missing term of the series would be seen at once.
     assert error[:1000].mean() < 16 * UNIT and error[1000:].mean() < UNIT
 
@@ -28,7 +29,9 @@ def inverse(s, high):
 @pytest.mark.parametrize("high", [1.0, 2.0, 10.0, 100.0, 128.0, 1000.0])
 def test_reciprocal(two, high):
     s = torch.linspace(1, high, 500)
-    assert (two.run(inverse, s, high=high) - 1 / s.double()).abs().max() < 4 * UNIT
+    error = (two.run(inverse, s, high=high) - 1 / s.double()).abs()
+    print(high, error.max() / UNIT, error.mean() / UNIT, two.rounds)
+    assert error.max() < 8 * UNIT
 
 
 def logarithm(s, high):

@@ -56,6 +56,23 @@ def test_max_pool(parties, params):
     assert (grad - x.grad.double()).abs().max() < 1e-4
 
 
+def pool_with_indices(x):
+    y, hot = x.max_pool2d(2, return_indices=True)
+    y.backward(y.detach())
+    return {"grad": x.grad, "hot": hot}
+
+
+def test_max_pool_with_indices(two):
+    x = torch.randn(2, 3, 4, 4)
+    r = two.run(pool_with_indices, x, requires_grad=True)
+    y = F.max_pool2d(x, 2)
+    windows = x.unfold(2, 2, 2).unfold(3, 2, 2)
+    assert torch.equal(r["hot"], (windows == y[..., None, None]).double())
+    x.requires_grad_()
+    F.max_pool2d(x, 2).backward(y)
+    assert (r["grad"] - x.grad.double()).abs().max() < 1e-4
+
+
 def clamp(x):
     y = x.hardtanh(0, 6)
     y.backward(y.detach())

@@ -61,7 +61,7 @@ class Consortium:
         return together(
             {
                 name: lambda name=name: self.join(name, parts.get(name, lambda session: None), settings.get(name))
-                for name in self.names
+                for name in self.settings.participants()
             }
         )
 

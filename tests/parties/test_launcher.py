@@ -22,6 +22,7 @@ from mpc_imaging.settings import (
     DataSettings,
     PartySettings,
     PolicySettings,
+    RandomnessMode,
     Role,
     Settings,
     TopologySettings,
@@ -274,3 +275,11 @@ def test_last_line_ignores_control_sequences(tmp_path: Path) -> None:
     assert last_line(log) == "no peer \ufffd answered"
     log.write_bytes(b"")
     assert last_line(log) == ""
+
+
+def test_no_dealer_is_started_where_randomness_is_stored(tmp_path: Path) -> None:
+    stored = settings()
+    stored.randomness.mode, stored.randomness.store = RandomnessMode.stored, "/store"
+    launch(tmp_path, stored, command=fake(tmp_path))
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["hospital_a", "hospital_b"]
+    assert load(tmp_path / "settings.yaml", "hospital_a").dealer() == "dealer", "its address is not needed"

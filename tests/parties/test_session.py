@@ -18,6 +18,7 @@ from mpc_imaging.errors import (
 )
 from mpc_imaging.parties import session as module
 from mpc_imaging.parties.session import public_cause
+from mpc_imaging.settings import RandomnessMode
 from mpc_imaging.transport import CertificateError
 
 
@@ -37,6 +38,19 @@ def test_pairs_share_keystreams_that_nobody_else_has(consortium):
     assert len(everything) == 2 * 6, "a stream of its own for each pair and purpose"
     other = consortium("three").all(part)
     assert everything.isdisjoint(octets for streams in other.values() for octets in streams.values()), "and session"
+
+
+def test_no_dealer_is_met_where_randomness_is_stored(consortium):
+    """Its listener is there, but nobody calls it, nor waits for it to agree on a plan."""
+    parties = consortium("outside")
+    parties.settings.randomness.mode = RandomnessMode.stored
+
+    def part(session):
+        session.agree_on_plan("5e" * 32 if session.rank is not None else None)
+        return session.mesh.peers
+
+    peers = parties.all(part)
+    assert peers["a"] == ("h1", "h2", "vendor", "b") and peers["vendor"] == ("a", "b") and "dealer" not in peers
 
 
 def test_a_keystream_goes_on_where_it_was(consortium):

@@ -115,6 +115,12 @@ def test_shapes_of_convolutions_without_computing(params, kernel, size, channels
         ("conv1d", {}, (1, 3, 5, 5), (4, 3, 3, 3)),
         ("conv_transpose2d", {}, (1, 3, 5, 5), (4, 3, 3, 3)),
         ("conv_transpose2d", {"padding": (3, 3)}, (1, 3, 2, 2), (3, 3, 3, 3)),
+        ("conv2d", {}, (1, 0, 5, 5), (4, 0, 3, 3)),
+        ("conv2d", {}, (1, 3, 5, 5), (0, 3, 3, 3)),
+        ("conv2d", {"padding": (1, 1)}, (1, 1, 0, 5), (1, 1, 1, 1)),
+        # More is cut off at the left than there is, and padded at the right.
+        ("conv_transpose2d", {"padding": (0, 2), "output_padding": (0, 5)}, (1, 1, 1, 1), (1, 1, 1, 1)),
+        ("conv2d_weight", {"kernel": (3, 3)}, (2, 3, 9, 9), (2, 0, 7, 7)),
         ("conv2d_weight", {"kernel": (3, 3)}, (2, 3, 9, 9), (3, 4, 7, 7)),
         ("conv2d_weight", {"kernel": (3, 3)}, (2, 3, 9, 9), (2, 4, 9, 9)),
     ],
@@ -134,3 +140,18 @@ def test_shapes_of_one_dimension_without_computing():
 def test_unknown_operation():
     with pytest.raises(RandomnessError, match="no bilinear operation 'eval'"):
         ring.BilinearOp("eval")
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3), (4,), ()])
+def test_bytes_on_the_wire(shape):
+    x = _wide(*shape)
+    payload = bytearray(ring.octets(x))
+    assert len(payload) == ring.size_of(shape) == 8 * x.numel()
+    assert torch.equal(ring.from_octets(payload, shape), x)
+
+
+def test_bytes_are_row_by_row():
+    x = _wide(3, 4)
+    assert bytes(ring.octets(x.t())) == bytes(ring.octets(x.t().contiguous())) != bytes(ring.octets(x))
+    with pytest.raises(TypeError, match="int64, not torch.float32"):
+        ring.octets(x.float())

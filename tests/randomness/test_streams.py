@@ -1,5 +1,6 @@
 """Keystreams: the right cipher, no repetition, nothing that leaks a key."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from mpc_imaging.randomness.streams import Stream, derive_key, fresh_key
+from mpc_imaging.randomness.streams import NumberedStreams, Stream, derive_key, fresh_key
 
 
 def test_is_aes_256_ctr_from_zero():
@@ -50,6 +51,54 @@ def test_a_stream_is_neither_printed_nor_copied():
     assert "hidden" in repr(stream)
     with pytest.raises(TypeError, match="repeat"):
         pickle.dumps(stream)
+
+
+def test_a_number_is_the_upper_half_of_the_counter():
+    key, number = bytes(range(32)), 0x0123456789ABCDEF
+    start = number.to_bytes(8, "big") + bytes(8)
+    expected = Cipher(algorithms.AES256(key), modes.CTR(start)).encryptor().update(bytes(100))
+    assert NumberedStreams(key).number(number).octets(100).tobytes() == expected
+    assert np.array_equal(NumberedStreams(key).number(0).octets(100), Stream(key).octets(100))
+
+
+def test_numbered_streams_are_drawn_in_any_order_and_as_often_as_needed():
+    key, numbers = fresh_key(), [5, 0, 2**64 - 1, 1, 256, 5]
+    streams, others = NumberedStreams(key), NumberedStreams(key)
+    drawn = {number: streams.number(number).octets(50).tobytes() for number in numbers}
+    for number in reversed(numbers):
+        again = others.number(number)
+        assert again.octets(20).tobytes() + again.octets(30).tobytes() == drawn[number]
+
+
+def test_numbered_streams_have_nothing_in_common():
+    """Neither with each other nor with those of another key; not even long ones."""
+    count = 1 << 16
+    streams = [NumberedStreams(key).number(i) for key in (bytes(32), bytes([1]) * 32) for i in (0, 1, 2, 1 << 32)]
+    words = np.stack([stream.words(count) for stream in streams])
+    assert len(np.unique(words)) == words.size
+    bits = np.unpackbits(words.view(np.uint8), axis=1).astype(np.float32) * 2 - 1
+    agreement = bits @ bits.T / np.sqrt(bits.shape[1])
+    np.fill_diagonal(agreement, 0)
+    assert np.abs(agreement).max() < 5
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 64])
+def test_numbers_that_there_are_not(number):
+    with pytest.raises(OverflowError):
+        NumberedStreams(fresh_key()).number(number)
+
+
+def test_numbered_streams_are_neither_printed_nor_copied():
+    key = fresh_key()
+    streams = NumberedStreams(key)
+    assert repr(streams) == "NumberedStreams(key hidden)"
+    with pytest.raises(TypeError, match="repeat"):
+        pickle.dumps(streams)
+    with pytest.raises(TypeError, match="repeat"):
+        copy.deepcopy(streams)
+    with pytest.raises(ValueError, match="32 bytes, not 5") as caught:
+        NumberedStreams(b"short")
+    assert "short" not in str(caught.value)
 
 
 def _generated(seed):

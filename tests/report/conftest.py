@@ -13,7 +13,7 @@ import torch
 from mpc_imaging.baselines.plaintext import PlaintextResult
 from mpc_imaging.report.metrics import confusion_counts, metrics_from_confusion
 from mpc_imaging.report.predictions import write_json, write_predictions
-from mpc_imaging.settings import PartySettings, Role, Settings, TaskKind, TopologySettings
+from mpc_imaging.settings import PartySettings, ProtocolName, Role, Settings, TaskKind, TopologySettings
 
 HOSPITALS = ("hospital_a", "hospital_b")
 
@@ -76,6 +76,7 @@ def make_settings(classes: int = 2, kind: TaskKind = TaskKind.infer) -> Settings
         "hospital_b": PartySettings(owner),
     }
     settings = Settings(name="sample_run", topology=TopologySettings("two_hospitals", parties))
+    settings.protocol.name = ProtocolName.beaver
     settings.task.kind = kind
     settings.data.class_names = ["normal", "pneumonia", *(f"class {k}" for k in range(2, classes))]
     settings.data.positive_class = 1 if classes == 2 else None

@@ -43,11 +43,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def start(module: str, *arguments: str, cwd: Path) -> subprocess.Popen:
-    """Start ``python -m module``; its output is one stream."""
+def start(module: str, *arguments: str, cwd: Path, stderr: int = subprocess.STDOUT) -> subprocess.Popen:
+    """Start ``python -m module``; its output is one stream, unless errors are to have their own."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=stderr, text=True,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from mpc_imaging.errors import PeerLostError, SessionError
 from mpc_imaging.randomness.provider import DemandLog
-from mpc_imaging.settings import ProtocolName, TaskKind
+from mpc_imaging.settings import ProtocolName, RandomnessMode, TaskKind
 from mpc_imaging.tasks import run
 from mpc_imaging.transport.frames import Kind
 from tests.transport.parties import together
@@ -24,7 +24,7 @@ def _with_dealer(parties, part):
 
 
 def _using(summaries):
-    """Compute parties that ask for nothing, and say what they used."""
+    """Compute parties that ask for nothing, and say what they used (on_demand)."""
 
     def part(session):
         if session.me == session.compute[-1]:
@@ -37,6 +37,7 @@ def _using(summaries):
 
 def test_the_dealer_confirms_what_all_used(consortium):
     parties = consortium("two")
+    parties.settings.randomness.mode = RandomnessMode.on_demand
     nothing = DemandLog().summary()
     results = _with_dealer(parties, _using({"a": nothing, "b": nothing}))
     assert results == {"a": "same", "b": "same", "dealer": None}
@@ -47,6 +48,7 @@ def test_the_dealer_confirms_what_all_used(consortium):
 @pytest.mark.parametrize("liar", ["a", "b"])
 def test_no_party_leaves_well_if_they_used_different_randomness(consortium, liar):
     parties = consortium("two")
+    parties.settings.randomness.mode = RandomnessMode.on_demand
     nothing = DemandLog().summary()
     results = _with_dealer(parties, _using({"a": nothing, "b": nothing} | {liar: nothing | {"demands": 1}}))
     assert isinstance(results["dealer"], SessionError) and f"{liar} used other randomness" in str(results["dealer"])

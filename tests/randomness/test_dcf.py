@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mpc_imaging.errors import RandomnessError
-from mpc_imaging.protocols import dcf
-from tests.protocols import dcf_reference as reference
+from mpc_imaging.randomness import dcf
+from tests.randomness import dcf_reference as reference
 
 VECTORS = json.loads(reference.VECTORS.read_text())
 KEY_ID = bytes(range(16))

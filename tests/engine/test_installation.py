@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mpc_imaging.engine import compat, gates, gradients
+from mpc_imaging.engine.config import FlatConfig
 from mpc_imaging.engine.provider import CrypTenProvider
 from mpc_imaging.engine.tensors import from_share
 from mpc_imaging.errors import PolicyError, TransportError
@@ -14,6 +15,8 @@ from tests.protocols.parties import share
 crypten = compat.load()
 
 from crypten.common import rng  # noqa: E402
+from crypten.config.config import CrypTenConfig  # noqa: E402
+from crypten.cryptensor import CrypTensor  # noqa: E402
 from crypten.encoder import FixedPointEncoder  # noqa: E402
 from crypten.mpc import MPCTensor, ptype  # noqa: E402
 from crypten.mpc.primitives import (  # noqa: E402
@@ -25,7 +28,7 @@ from crypten.mpc.primitives import (  # noqa: E402
 )
 
 OWNERS = (
-    crypten, crypten.communicator, crypten.mpc, crypten.cfg, rng, arithmetic, binary, converters, MPCTensor,
+    crypten, crypten.communicator, crypten.mpc, crypten.cfg, rng, arithmetic, binary, converters, CrypTensor, MPCTensor,
     ArithmeticSharedTensor, BinarySharedTensor, FixedPointEncoder,
 )  # fmt: skip
 
@@ -123,7 +126,8 @@ def test_products_are_ours():
         x = from_share(torch.tensor([3 << 16, -5 << 15]))
         assert torch.equal((x * x).get_plain_text(), torch.tensor([9.0, 6.25]))
         assert torch.equal(x.square().get_plain_text(), torch.tensor([9.0, 6.25]))
-        assert demands == ["bilinear", "truncation", "square", "truncation"]
+        # The mask of x serves both.
+        assert demands == ["mask", "product", "truncation", "product", "truncation"]
 
 
 X, Y = torch.tensor([[1.5, -2.0], [0.5, -0.25]]), torch.tensor([[1.5, 1.0], [-0.5, -3.0]])
@@ -134,7 +138,7 @@ METHODS = {
     "relu": (lambda x, y: x.relu(), X.relu(), ["comparison"]),
     "abs": (lambda x, y: x.abs(), X.abs(), ["comparison"]),
     "max": (lambda x, y: x.max(), X.max(), ["comparison"] * 2),
-    "argmax": (lambda x, y: x.argmax(dim=0), torch.tensor([[1, 0], [0, 1]]), ["comparison", "bilinear"]),
+    "argmax": (lambda x, y: x.argmax(dim=0), torch.tensor([[1, 0], [0, 1]]), ["comparison", "selection"]),
     "max_pool2d": (lambda x, y: x.view(1, 1, 2, 2).max_pool2d(2), X.max().view(1, 1, 1, 1), ["comparison"] * 2),
 }
 
@@ -145,7 +149,7 @@ def test_comparisons_are_ours(name):
     inputs = [(v * 2**16).long() for v in (X, Y)]
     with alone():
         result = method(*(from_share(v) for v in inputs)).get_plain_text()
-    assert torch.equal(result, expected.float())
+    assert torch.equal(result.float(), expected.float())
     # Of two parties, where CrypTen has other circuits than for one or three.
     with alone(parties=2) as demands:
         method(*(from_share(v) for v in inputs))
@@ -242,6 +246,39 @@ def test_precision_of_the_session():
         assert crypten.cfg.encoder.precision_bits == 12
         assert MPCTensor(torch.tensor([0.5])).share.item() == 1 << 11
     assert crypten.cfg.encoder.precision_bits == 16
+
+
+def test_settings_are_flat_in_a_session_only():
+    before = crypten.cfg.config
+    with alone():
+        assert type(crypten.cfg) is FlatConfig
+        crypten.cfg.mpc.provider = "TTP"
+    assert type(crypten.cfg) is CrypTenConfig
+    assert crypten.cfg.config is before and crypten.cfg.mpc.provider == "TFP"
+
+
+@pytest.mark.parametrize("protocol", ["beaver", "replicated"])
+def test_products_are_ours_whatever_the_setting(protocol):
+    """CrypTen's replicated products are not re-randomised (its issue 518)."""
+    with alone(parties=3) as demands, crypten.cfg.temp_override({"mpc.protocol": protocol}):
+        x = from_share(torch.tensor([3 << 16]))
+        for product in (lambda: x * x, x.square, x._tensor.clone().square_):
+            demands.clear()
+            product()
+            assert "product" in demands
+
+
+def test_seeds_cannot_be_set():
+    with alone(), pytest.raises(PolicyError, match="crypten.manual_seed"):
+        crypten.manual_seed(1, 2, 3)
+
+
+def test_dropout_drops():
+    """CrypTen gives torch the generator that all parties share: a keystream would be refused."""
+    with alone():
+        x = from_share(torch.full((1000,), 1 << 16), requires_grad=True)
+        kept = x.dropout(0.5).get_plain_text().round()
+        assert set(kept.tolist()) == {0.0, 2.0} and 0.8 < kept.mean() < 1.2
 
 
 def test_communicator_of_the_session():

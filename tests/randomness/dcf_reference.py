@@ -1,7 +1,7 @@
 """A second implementation of the distributed comparison, slow and plain: one element, Python's integers, no numpy.
 
-Figure 1 of Boyle et al., EUROCRYPT 2021, in the format of `mpc_imaging.protocols.dcf`; a block is an integer
-of 128 bits. `python -m tests.protocols.dcf_reference` writes the vectors again: only ever for a new format.
+Figure 1 of Boyle et al., EUROCRYPT 2021, in the format of `mpc_imaging.randomness.dcf`; a block is an integer
+of 128 bits. `python -m tests.randomness.dcf_reference` writes the vectors again: only ever for a new format.
 """
 
 from __future__ import annotations

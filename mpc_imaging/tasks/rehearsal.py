@@ -1,0 +1,223 @@
+"""A session rehearsed at one compute party, with nobody and on zero shares: its plan, and what it will cost.
+
+The code is that of a real session, down to the reveals. So the demands, rounds and bytes are exact; only results and
+seconds mean nothing. What a task repeats is run until two runs in a row are alike, and then only counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpc_imaging.data import Split
+from mpc_imaging.errors import ConfigError
+from mpc_imaging.parties.session import Session
+from mpc_imaging.randomness.plan import Plan, Tally
+from mpc_imaging.randomness.recording import RecordingProvider
+from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
+from mpc_imaging.tasks import compute, run, weights
+from mpc_imaging.tasks.inputs import Catalogue
+from mpc_imaging.tasks.job import Job
+from mpc_imaging.tasks.progress import Progress
+from mpc_imaging.transport.frames import HEADER_SIZE, SESSION_SIZE
+from mpc_imaging.transport.loopback import LoopbackMesh
+from mpc_imaging.transport.traffic import Counters, TrafficSnapshot
+
+Counts = Mapping[str, Mapping[str, int]]
+
+# What happens outside of the model's layers: opening outputs, and finding the predicted classes.
+OUTPUTS = ("outputs", "")
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a session will demand, and what it costs the party that rehearsed it.
+
+    cost: rounds, sent_bytes and dealer_bytes as in result.json; key_bytes (dealer_bytes without headers of frames),
+    comparisons, levels, truncations and macs (see `Tally`).
+    layers: name, op and the same numbers, of each layer in the order of first use; they add up to ``cost``.
+    """
+
+    plan: Plan
+    cost: dict[str, int]
+    layers: list[dict[str, Any]]
+
+
+def rehearse(settings: Settings, counts: Counts, rank: int = 0) -> Rehearsal:
+    """Rehearse the task at the compute party of this rank; the plan is the same for all ranks.
+
+    counts: how many images each owner has of each split that the task needs (`run.needed_splits`).
+    Raises `ConfigError` for a protocol that takes nothing from a dealer, `ModelError` as `weights.prepared_module`.
+    """
+    if settings.protocol.name is ProtocolName.insecure_simulation:
+        raise ConfigError(["protocol=insecure_simulation has no plan; choose another protocol"])
+    me, parties = settings.compute_parties()[rank], list(settings.topology.parties)
+    mesh = LoopbackMesh(me, [name for name in parties if name != me], bytes(SESSION_SIZE))
+    provider = RecordingProvider(rank, len(settings.compute_parties()))
+    prepared = weights.prepared_module(settings)
+    with (
+        Session.rehearsal(settings, mesh) as session,
+        tempfile.TemporaryDirectory() as folder,
+        compute.engine(session, provider) as meter,
+    ):
+        repeats = _Repeats(meter, provider)
+        job = _job(session, Path(folder), counts, repeats)
+        model = run.secure_model(prepared, _zero_state(settings, prepared), repeats.layer)
+        data = {split: _zero_shares(job, split) for split in run.needed_splits(settings)}
+        meter.start()
+        run.perform(job, prepared, model, data)
+        cost = meter.cost()
+        plan, labels = provider.plan()
+    tallies = plan.tallies(rank, labels)
+    on_wire = settings.randomness.mode is not RandomnessMode.stored
+    layers = [
+        {"name": key[0], "op": key[1], **_numbers(entry, tallies.get(key, Tally()), on_wire)}
+        for key, entry in meter.layers.items()
+    ]
+    total = _numbers(cost, plan.tally(rank), on_wire)
+    rest = {name: value - sum(layer[name] for layer in layers) for name, value in total.items()}
+    if any(rest.values()):
+        layers.append({"name": OUTPUTS[0], "op": OUTPUTS[1], **rest})
+    return Rehearsal(plan, total, layers)
+
+
+def _numbers(measured: Mapping[str, Any], tally: Tally, on_wire: bool) -> dict[str, int]:
+    return {
+        "rounds": measured["rounds"],
+        "sent_bytes": measured["sent_bytes"],
+        "dealer_bytes": tally.octets + HEADER_SIZE * tally.messages if on_wire else 0,
+        "key_bytes": tally.octets,
+        "comparisons": tally.comparisons,
+        "levels": tally.levels,
+        "truncations": tally.truncations,
+        "macs": tally.macs,
+    }
+
+
+class _Job(Job):
+    def open(self, *args: Any, **options: Any) -> torch.Tensor | None:
+        # What comes out has no meaning, not even that of a count or a class.
+        opened = super().open(*args, **options)
+        return None if opened is None else torch.zeros_like(opened)
+
+
+def _job(session: Session, folder: Path, counts: Counts, repeats: _Repeats) -> Job:
+    """The party's job, with as many images as in the session, all black."""
+    data = session.settings.data
+    catalogue = Catalogue(counts, (data.channels, data.image_size, data.image_size))
+    ids = {owner: [f"{owner}-{row}" for row in range(max(mine.values()))] for owner, mine in counts.items()}
+    own = None
+    if session.me in counts:
+        own = {
+            split: Split(
+                torch.zeros(count, *catalogue.image_shape),
+                torch.zeros(count, dtype=torch.int64),
+                ids[session.me][:count],
+            )
+            for split, count in counts[session.me].items()
+        }
+    return _Job(session, folder, catalogue, own, Progress(shown=False), ids=ids, segment=repeats.segment)
+
+
+def _zero_state(settings: Settings, prepared: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights as `weights.share_weights` gives them."""
+    from_owner = settings.model.weights.source not in (WeightsSource.seed, WeightsSource.shares)
+    public = from_owner and not settings.model.weights.secret and settings.task.kind is TaskKind.infer
+    dtype = torch.float32 if public else torch.int64
+    return {name: torch.zeros(x.shape, dtype=dtype) for name, x in weights.floating_state(prepared).items()}
+
+
+def _zero_shares(job: Job, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    total = job.catalogue.total(split)
+    images = torch.zeros(total, *job.catalogue.image_shape, dtype=torch.int64)
+    return images, torch.zeros(total, job.classes, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What a segment sent, in total and in each layer."""
+
+    cells: dict[Any, Counters]
+    rounds: dict[Any, int]
+    layers: dict[tuple[str, str], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A segment's last run; ``settled``: the one before was like it."""
+
+    number: int | None
+    spent: _Spent
+    result: Any
+    settled: bool
+
+
+class _Repeats:
+    """`Job.segment` of a rehearsal, and the observer of the model's layers."""
+
+    def __init__(self, meter: compute.Meter, provider: RecordingProvider) -> None:
+        self._meter, self._provider = meter, provider
+        self._traffic = meter.session.mesh.traffic
+        # Inside of a segment others begin anew: what they find there depends on what the segment did before.
+        self._scopes: list[dict[Hashable, _Past]] = [{}]
+
+    def segment(self, key: Hashable, body: Callable[..., Any], *args: Any) -> Any:
+        """The result of the body, or zeros in its place if it is known what it costs."""
+        past = self._scopes[-1].get(key)
+        if past is not None and past.settled:
+            self._again(past)
+            return _fresh(past.result)
+        traffic, layers = self._traffic.snapshot(), self._layers()
+        self._scopes.append({})
+        self._provider.begin()
+        result = body(*args)
+        number = self._provider.end(key)
+        self._scopes.pop()
+        spent = self._spent(traffic, layers)
+        settled = past is not None and (past.number, past.spent) == (number, spent)
+        self._scopes[-1][key] = _Past(number, spent, result, settled)
+        return result
+
+    @contextlib.contextmanager
+    def layer(self, name: str, op: str) -> Iterator[None]:
+        """As `Meter.layer`; demands are labelled too."""
+        with self._meter.layer(name, op):
+            before, self._provider.label = self._provider.label, (name, op)
+            yield
+            self._provider.label = before
+
+    def _layers(self) -> dict[tuple[str, str], dict[str, float]]:
+        return {
+            key: {name: value for name, value in entry.items() if name != "seconds"}
+            for key, entry in self._meter.layers.items()
+        }
+
+    def _spent(self, traffic: TrafficSnapshot, layers: dict[tuple[str, str], dict[str, float]]) -> _Spent:
+        since = self._traffic.snapshot() - traffic
+        cells = {key: counters for key, counters in since.cells.items() if counters != Counters()}
+        rounds = {kind: count for kind, count in since.rounds_by_kind.items() if count}
+        spent = {}
+        for key, entry in self._layers().items():
+            before = layers.get(key, {})
+            spent[key] = {name: value - before.get(name, 0) for name, value in entry.items()}
+        return _Spent(cells, rounds, {key: entry for key, entry in spent.items() if any(entry.values())})
+
+    def _again(self, past: _Past) -> None:
+        self._provider.repeat(past.number)
+        self._traffic.add(TrafficSnapshot(past.spent.cells, past.spent.rounds))
+        for key, entry in past.spent.layers.items():
+            for name, value in entry.items():
+                self._meter.layers[key][name] += value
+
+
+def _fresh(result: Any) -> Any:
+    """The same with tensors of its own: values that are new in a session must not be taken for old ones."""
+    if isinstance(result, torch.Tensor):
+        return result.clone()
+    return type(result)(map(_fresh, result)) if isinstance(result, tuple) else result

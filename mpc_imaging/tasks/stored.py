@@ -1,0 +1,55 @@
+"""Correlated randomness from a compute party's one-time store, on whose next session all compute parties agree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mpc_imaging.parties.session import PATIENT_S, Session
+from mpc_imaging.randomness.plan import Plan
+from mpc_imaging.randomness.provider import PlannedProvider
+from mpc_imaging.randomness.store import Store
+from mpc_imaging.randomness.store_files import StoreError
+from mpc_imaging.settings import RandomnessMode, Settings
+
+
+@contextlib.contextmanager
+def provider(session: Session, plan: Plan) -> Iterator[PlannedProvider]:
+    """The provider on one stored session, which is marked used at every compute party before this returns.
+
+    Raises `StoreError` for a store that cannot be used, or that does not fit those of the others.
+    """
+    with Store.open(folder(session.settings, session.me), session.me, session.compute, plan.digest) as store:
+        store.claim(_swap(session, store.hello()))
+        with store.confirm(_swap(session, store.hello())) as stored:
+            session.ledger.write(
+                "stored", session=session.mesh.session_id.hex(), store=store.store_id, index=stored.number
+            )
+            result = PlannedProvider(stored.key, session.rank, plan, stored.key_id, stored.read)
+            yield result
+            result.finish()
+            stored.finish()
+
+
+def check(session: Session) -> None:
+    """Raise `StoreError` if this party needs a store and has none: now, and not after hours of plaintext training."""
+    settings, me = session.settings, session.me
+    stored = settings.randomness.mode is RandomnessMode.stored
+    if stored and session.rank is not None and not folder(settings, me).is_dir():
+        raise StoreError(f"there is no folder for {me}'s store; set randomness.store to the path of its STORE/{me}")
+
+
+def folder(settings: Settings, party: str) -> Path:
+    """Where this compute party's part of the store is: beside those of the others, or alone."""
+    root = Path(settings.randomness.store).expanduser()
+    return root / party if (root / party).is_dir() else root
+
+
+def _swap(session: Session, mine: dict[str, Any]) -> dict[str, Any]:
+    """What every other compute party says of its store."""
+    others = [name for name in session.compute if name != session.me]
+    for name in others:
+        session.mesh.send_json(name, mine)
+    return {name: session.mesh.receive_json(name, wait_s=PATIENT_S) for name in others}

@@ -1,0 +1,109 @@
+"""Rehearsals: what is repeated is counted as if it was run, and the same for every party. (Real runs: tests/system.)"""
+
+import pytest
+
+from mpc_imaging.compose import compose_settings
+from mpc_imaging.errors import ConfigError
+from mpc_imaging.randomness.demands import Product
+from mpc_imaging.randomness.plan import Plan
+from mpc_imaging.tasks import rehearsal as module
+from mpc_imaging.tasks.rehearsal import rehearse
+from tests.system.command import TINY
+
+
+def _settings(*overrides):
+    return compose_settings([*TINY, *overrides])
+
+
+def _counts(settings, train=23, val=7, test=9):
+    """Uneven, so that last batches are smaller; the last owner has the rest."""
+    owners = settings.data_owners()
+    counts = {owner: {"train": 1, "val": 1, "test": 1} for owner in owners}
+    rest = len(owners) - 1
+    counts[owners[-1]] = {"train": train - rest, "val": val - rest, "test": test - rest}
+    return counts
+
+
+TRAIN = ("task=train", "task.epochs=4", "task.batch_size=4", "task.eval_batch_size=2")
+CASES = {
+    "infer": ("task.batch_size=2",),
+    "infer public": ("task.batch_size=2", "model.weights.source=pretrain", "model.weights.secret=false"),
+    "infer by keys": ("task.batch_size=2", "protocol.name=fss"),
+    "train": TRAIN,
+    "train by keys": (*TRAIN, "protocol.name=fss", "protocol.comparison_bits=32"),
+    "train three": (*TRAIN, "topology=three_hospitals", "policy=aggregate_only"),
+}
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())
+def test_what_is_repeated_counts_as_if_it_was_run(overrides, monkeypatch):
+    settings = _settings(*overrides)
+    short = rehearse(settings, _counts(settings))
+    monkeypatch.setattr(module._Repeats, "segment", lambda self, key, body, *args: body(*args))
+    flat = rehearse(settings, _counts(settings))
+    assert list(short.plan) == list(flat.plan)
+    assert short.cost == flat.cost and short.layers == flat.layers
+    (everything,) = flat.plan.segments
+    assert sum(len(segment.items) for segment in short.plan.segments) < 0.8 * len(everything.items)
+
+
+@pytest.mark.parametrize("overrides", [CASES["infer"], CASES["train three"]], ids=["two", "three"])
+def test_the_plan_is_the_same_for_all_ranks_and_times(overrides):
+    settings = _settings(*overrides)
+    ranks = range(len(settings.compute_parties()))
+    rehearsals = [rehearse(settings, _counts(settings), rank) for rank in (*ranks, 0)]
+    assert len({r.plan.digest for r in rehearsals}) == 1
+    assert rehearsals[0] == rehearsals[-1]
+    assert rehearsals[0].plan.parties == len(ranks)
+    for rank, r in zip(ranks, rehearsals, strict=False):
+        assert r.cost["key_bytes"] == r.plan.octets(rank)
+    assert Plan.from_json(rehearsals[0].plan.to_json()) == rehearsals[0].plan
+
+
+def test_other_images_make_another_plan():
+    settings = _settings()
+    plans = [rehearse(settings, _counts(settings, test=count)).plan for count in (9, 10)]
+    assert plans[0].digest != plans[1].digest
+
+
+def test_layers_add_up_and_name_their_work():
+    settings = _settings(*CASES["train by keys"])
+    r = rehearse(settings, _counts(settings))
+    for name, total in r.cost.items():
+        assert sum(layer[name] for layer in r.layers) == total
+    by_name = {layer["name"]: layer for layer in r.layers}
+    assert by_name["classifier.1"]["macs"] > 0 == by_name["classifier.1"]["comparisons"]
+    assert by_name["classifier.2"]["comparisons"] > 0 == by_name["classifier.2"]["macs"]
+    assert by_name["outputs"]["rounds"] > 0 and {"loss", "backward pass", "optimiser"} <= by_name.keys()
+
+
+def test_products_refer_to_masks_that_are_there():
+    settings = _settings(*CASES["train"])
+    demands = dict(rehearse(settings, _counts(settings)).plan)
+    products = [d for d in demands.values() if isinstance(d, Product)]
+    assert products
+    for product in products:
+        for ref in (product.x, product.y):
+            assert (demands[ref.index].name, demands[ref.index].count) == ("mask", ref.count)
+
+
+def test_stored_randomness_costs_no_messages():
+    settings = _settings()
+    sent = rehearse(settings, _counts(settings))
+    settings.randomness.mode = module.RandomnessMode.stored
+    stored = rehearse(settings, _counts(settings))
+    assert stored.cost["dealer_bytes"] == 0 < stored.cost["key_bytes"] == sent.cost["key_bytes"]
+    assert sent.cost["dealer_bytes"] > sent.cost["key_bytes"] and stored.plan == sent.plan
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    settings = _settings("task=train", "task.epochs=1")
+    rehearse(settings, _counts(settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_insecure_simulation_has_no_plan():
+    settings = _settings("protocol=insecure_simulation")
+    with pytest.raises(ConfigError, match="has no plan; choose another protocol"):
+        rehearse(settings, _counts(settings))
