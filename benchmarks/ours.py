@@ -57,7 +57,7 @@ def settings(protocol: str, comparison_bits: int | None, addresses: dict[str, st
         topology=TopologySettings(
             "benchmark", {name: PartySettings(roles[name], addresses[name]) for name in (*PARTIES, DEALER)}
         ),
-        protocol=ProtocolSettings(ProtocolName[protocol], comparison_bits=comparison_bits),
+        protocol=ProtocolSettings(ProtocolName[protocol], comparison_bits=comparison_bits, range_check=False),
         # Nothing before the session stands, so that the wait for it is measured apart.
         randomness=RandomnessSettings(buffer_mb=0),
         transport=TransportSettings(timeout_s=TIMEOUT_S),

@@ -56,6 +56,10 @@ class RandomnessError(MPCImagingError):
     """Correlated randomness that is missing, mismatched or already used."""
 
 
+class RangeError(MPCImagingError):
+    """A value was too large for ``protocol.comparison_bits``; nothing that depends on it was revealed."""
+
+
 class EncodingError(MPCImagingError):
     """A value that the fixed-point encoding cannot hold."""
 

@@ -71,12 +71,14 @@ class TopologySettings:
 class ProtocolSettings:
     """The protocol and the fixed-point precision: a value v is held as round(v * 2**fraction_bits) modulo 2**64.
 
-    comparison_bits: width of comparisons (fss); null: all bits, so that no value can be too large for it.
+    comparison_bits: width of comparisons (fss); null: all bits, so that no value can be too large for it. range_check:
+    whether a narrower width is checked, on shares, before anything is opened.
     """
 
     name: ProtocolName = ProtocolName.auto
     fraction_bits: int = 16
     comparison_bits: int | None = None
+    range_check: bool = True
 
 
 @dataclass
@@ -280,6 +282,11 @@ class Settings:
         """Parties to whom the policy opens at least one value that this task produces, in the topology's order."""
         allowed = {name for value in PRODUCED[self.task.kind] for name in self.recipients(value)}
         return [name for name in self.topology.parties if name in allowed]
+
+    def checks_range(self) -> bool:
+        """Whether values are compared on so few bits that they might be too large, and that is checked."""
+        protocol = self.protocol
+        return protocol.name is ProtocolName.fss and protocol.comparison_bits is not None and protocol.range_check
 
     def on_one_machine(self) -> bool:
         """Whether every address is a loopback address: only then may a run be simulated or compared with plaintext."""

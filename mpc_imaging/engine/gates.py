@@ -16,6 +16,7 @@ from mpc_imaging.engine import compat
 from mpc_imaging.engine.tensors import excess, from_share
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
+from mpc_imaging.protocols.ranges import RangeCheck
 from mpc_imaging.protocols.sign import Sign
 from mpc_imaging.randomness.ring import BilinearOp
 
@@ -46,6 +47,23 @@ def set_context(ctx: Context | None) -> None:
     """Used by `install` alone."""
     global _context
     _context = ctx
+
+
+def settle_ranges() -> None:
+    """Count values too large for narrow comparisons, on shares, since the last time: two rounds if that is checked."""
+    check = _range_check()
+    if check is not None:
+        check.settle(_context)
+
+
+def range_bit() -> torch.Tensor | None:
+    """Share of 1 if all values compared since the last time were in range, else of 0; None if there is no check."""
+    check = _range_check()
+    return check.in_range(_context) if check is not None and check.pending() else None
+
+
+def _range_check() -> RangeCheck | None:
+    return None if _context is None else getattr(_context.comparison, "check", None)
 
 
 def _like(share: torch.Tensor, x: MPCTensor) -> MPCTensor:

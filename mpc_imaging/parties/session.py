@@ -23,6 +23,7 @@ from mpc_imaging.errors import (
     PolicyError,
     ProblemsError,
     RandomnessError,
+    RangeError,
     SessionError,
     TransportError,
 )
@@ -39,7 +40,7 @@ from mpc_imaging.transport.mesh import Mesh
 PATIENT_S = math.inf
 
 # What these say names parties, steps, shapes and settings only. Others may name a file, and a file a patient.
-_FIT_FOR_PEERS = (EncodingError, PolicyError, RandomnessError, SessionError, TransportError)
+_FIT_FOR_PEERS = (EncodingError, PolicyError, RandomnessError, RangeError, SessionError, TransportError)
 
 
 def public_cause(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mpc_imaging.errors import RandomnessError
 from mpc_imaging.protocols.fss import KeyComparison
 from mpc_imaging.randomness.demands import Output
 from mpc_imaging.randomness.streams import Stream
@@ -27,7 +28,7 @@ PROJECTIONS = 40
 
 
 class RangeCheck:
-    """Projections of all values compared so far, until `in_range` takes them.
+    """Projections of all values compared so far, and how many were out of bounds, until `in_range` tells.
 
     coins: public randomness, the same at all compute parties, drawn independently of the values.
     """
@@ -36,6 +37,7 @@ class RangeCheck:
         bits = np.unpackbits(coins.octets(PROJECTIONS * BLOCK // 8)).reshape(PROJECTIONS, BLOCK)
         self._signs = torch.from_numpy(1 - 2 * bits.astype(np.int64))
         self._projections: list[tuple[torch.Tensor, int]] = []
+        self._violations: torch.Tensor | None = None  # a share of their number
 
     def watch(self, x: torch.Tensor, bound: int) -> None:
         """Note shares (int64, any shape) of values that should be at most `bound` in size."""
@@ -47,15 +49,30 @@ class RangeCheck:
 
     def pending(self) -> bool:
         """Whether anything was compared since the last `in_range`."""
-        return bool(self._projections)
+        return bool(self._projections) or self._violations is not None
 
-    def in_range(self, ctx: Context) -> torch.Tensor:
-        """Share of 1 if all values noted so far are in range, else of 0: an int64 scalar. Four rounds."""
+    def settle(self, ctx: Context) -> None:
+        """Compare the projections noted so far, and count those out of bounds, on shares. Two rounds, if any."""
+        if not self._projections:
+            return
         margins = []
         for projection, bound in self._projections:
             public = bound if ctx.first else 0
             margins += [projection + public, public - projection]
         self._projections.clear()
-        exact = KeyComparison()
-        violations = exact.compare(ctx, torch.cat(margins), Output.bit, 0).bit().sum()
-        return exact.compare(ctx, (violations - int(ctx.first)).view(1), Output.bit, 0).bit().view(())
+        count = _EXACT.compare(ctx, torch.cat(margins), Output.bit, 0).bit().sum()
+        self._violations = count if self._violations is None else self._violations + count
+
+    def in_range(self, ctx: Context) -> torch.Tensor:
+        """Share of 1 if all values noted since the last call are in range, else of 0: an int64 scalar.
+
+        Two rounds, and two to settle. Raises `RandomnessError` if none was noted.
+        """
+        self.settle(ctx)
+        if self._violations is None:
+            raise RandomnessError("nothing was compared whose range could be checked")
+        violations, self._violations = self._violations, None
+        return _EXACT.compare(ctx, (violations - int(ctx.first)).view(1), Output.bit, 0).bit().view(())
+
+
+_EXACT = KeyComparison()

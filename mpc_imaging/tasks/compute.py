@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpc_imaging.parties.session import Session
-from mpc_imaging.randomness.streams import Stream, fresh_key
-from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings
+from mpc_imaging.randomness.streams import Stream, derive_key, fresh_key
+from mpc_imaging.settings import ProtocolName, RandomnessMode
 from mpc_imaging.tasks import stored
 from mpc_imaging.transport.frames import Kind
 
@@ -97,7 +97,7 @@ def engine(session: Session, provider: Any) -> Iterator[Meter]:
 
     communicator = MeshCommunicator(session.mesh, session.compute)
     install(
-        Context(communicator, provider, comparison(session.settings)),
+        Context(communicator, provider, comparison(session)),
         communicator,
         _crypten_streams(session),
         session.settings.protocol.fraction_bits,
@@ -136,14 +136,20 @@ def randomness(session: Session, plan: Plan | None) -> Iterator[Any]:
     provider.finish()
 
 
-def comparison(settings: Settings) -> Comparison:
+def comparison(session: Session) -> Comparison:
     """How the compute parties compare."""
     from mpc_imaging.protocols.fss import KeyComparison
+    from mpc_imaging.protocols.ranges import RangeCheck
     from mpc_imaging.protocols.tables import TableComparison
 
-    if settings.protocol.name is ProtocolName.fss:
-        return KeyComparison(settings.protocol.comparison_bits or 64)
-    return TableComparison()
+    protocol = session.settings.protocol
+    if protocol.name is not ProtocolName.fss:
+        return TableComparison()
+    if protocol.comparison_bits is None:
+        return KeyComparison()
+    # Public coins, known to all before the inputs, which do not depend on them.
+    coins = Stream(derive_key(session.mesh.session_id, b"", "range check"))
+    return KeyComparison(protocol.comparison_bits, RangeCheck(coins) if protocol.range_check else None)
 
 
 def _crypten_streams(session: Session) -> dict[str, Stream]:
@@ -178,7 +184,9 @@ def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any, segmen
 
 
 def _forward(model: Any, images: torch.Tensor) -> torch.Tensor:
-    from mpc_imaging.engine import tensors
+    from mpc_imaging.engine import gates, tensors
 
     with tensors.no_grad():
-        return tensors.share_of(tensors.rescaled(model(tensors.from_share(images))))
+        logits = tensors.share_of(tensors.rescaled(model(tensors.from_share(images))))
+    gates.settle_ranges()
+    return logits

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpc_imaging.engine.encoding import decode
+from mpc_imaging.errors import RangeError
 from mpc_imaging.models.weights import save_weights
-from mpc_imaging.parties.policy import allowed_rows
+from mpc_imaging.parties.policy import RANGE_OK, allowed_rows
 from mpc_imaging.parties.reveal import reveal
 from mpc_imaging.parties.session import Session
 from mpc_imaging.report.metrics import UNKNOWN_LABEL, metrics_from_confusion
@@ -69,12 +70,31 @@ class Job:
         """Open a value of ``shape`` to those whom the policy names; ``share`` is None where nothing is computed.
 
         Returns the decoded rows that this party may see, float64, or None. ``bits``: of fraction, if not those of the
-        protocol. Raises as `reveal`.
+        protocol. Raises as `reveal`, and `RangeError`.
         """
+        if share is not None and self.wanted(value):
+            self._require_range()
         opened = reveal(self.session, value, share, torch.Size(shape), spans)
         return (
             None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
         )
+
+    def _require_range(self) -> None:
+        """Open to the compute parties whether all values were in range, if that is to be checked.
+
+        Raises `RangeError` if one was not, before what depends on it is opened.
+        """
+        from mpc_imaging.engine import gates
+
+        bit = gates.range_bit()
+        if bit is not None and not self._in_range(reveal(self.session, RANGE_OK, bit, bit.shape)):
+            raise RangeError(
+                f"a value was too large for protocol.comparison_bits={self.settings.protocol.comparison_bits}; nothing "
+                "that depends on it was opened; write more bits, or null for all"
+            )
+
+    def _in_range(self, opened: torch.Tensor | None) -> bool:
+        return opened is not None and opened.item() == 1
 
     def wanted(self, value: str) -> bool:
         """Whether the policy opens ``value`` to anyone."""

@@ -86,6 +86,7 @@ def _steps(
 
 def _step(job: Job, model: Any, optimiser: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
     """Train on one batch; a share of its summed loss, or None where the policy opens no loss."""
+    from mpc_imaging.engine import gates
     from mpc_imaging.engine.losses import loss_and_gradient
     from mpc_imaging.engine.tensors import from_share, no_grad, share_of
 
@@ -98,4 +99,5 @@ def _step(job: Job, model: Any, optimiser: Any, images: torch.Tensor, labels: to
         logits.backward(gradient)
     with model.observer("optimiser", "sgd"):
         optimiser.step(len(images))
+    gates.settle_ranges()
     return None if loss is None else share_of(loss)

@@ -90,3 +90,21 @@ def test_narrow_comparisons_are_watched(shift, bits, watched):
         x[4] = min(value, 2**62 - 1)
         result, _ = run(program, 2, x)
         assert result.item() == (watched and value == top)
+
+
+def test_settled_violations_are_not_forgotten():
+    """What was settled before counts, and is forgotten once it was told."""
+
+    def program(ctx, fine, bad):
+        check = RangeCheck(Stream(bytes(32)))
+        results = []
+        for share in (bad, fine):
+            check.watch(share, BOUND)
+            check.settle(ctx)
+        results.append(check.in_range(ctx))
+        check.watch(fine, BOUND)
+        results.append(check.in_range(ctx))
+        return torch.stack(results)
+
+    result, _ = run(program, 2, torch.zeros(9, dtype=torch.int64), torch.full((9,), 2**40))
+    assert result.tolist() == [0, 1]
