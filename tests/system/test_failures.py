@@ -39,7 +39,9 @@ def _wait_for(condition, timeout_s=60):
 
 def _training(folder):
     """A training run that takes minutes, when it has begun to train."""
-    process = start("mpc_imaging", *TINY, "task=train", "task.epochs=500", cwd=folder)
+    # With little taken ahead: parties notice that the dealer is gone when they need more of it, and until then go on.
+    options = (*TINY, "task=train", "task.epochs=500", "randomness.buffer_mb=1")
+    process = start("mpc_imaging", *options, cwd=folder)
 
     def ledgers():
         """Those with the loss of an epoch."""
