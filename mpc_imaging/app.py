@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from mpc_imaging.commands import fall_silent
 from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, points, register
 from mpc_imaging.errors import ConfigError, MPCImagingError
 from mpc_imaging.parties.launcher import LaunchError, last_line, launch
@@ -71,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; all parties have been ended", file=sys.stderr)
         return 130
     except BrokenPipeError:  # --help | head: nobody reads on, and the interpreter's last flush must not complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return fall_silent()
     return _conclude(attempts, sweep=args.multirun)
 
 

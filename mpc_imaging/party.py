@@ -19,11 +19,11 @@ import traceback
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
 from mpc_imaging import settings as config
+from mpc_imaging.commands import Parser
 from mpc_imaging.errors import ConfigError, MPCImagingError
 from mpc_imaging.settings import Role, Settings
 from mpc_imaging.transport.frames import one_line
@@ -48,14 +48,8 @@ MESSAGE_LIMIT = 1 << 16  # characters: room for every file of a large folder
 log = logging.getLogger("mpc_imaging.party")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, like every other error, instead of printing the usage first."""
-        self.exit(2, f"{message}; {self.prog} --help explains\n")
-
-
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m mpc_imaging.party",
         description="Run one party of a session, or the dealer (party=dealer), on this machine.",
         epilog=EPILOG,

@@ -12,11 +12,11 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.compose import compose, compose_settings
 from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
 from mpc_imaging.reading import did_you_mean, read
@@ -43,13 +43,8 @@ examples:
 _IMAGES = re.compile(r"(?:(?P<split>[a-z]+):)?(?P<counts>[^:]+)")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; {self.prog} --help explains\n")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m mpc_imaging.plan",
         description="Say what a run will cost, without running it.",
         epilog=EPILOG,
@@ -90,21 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # … | head: nobody reads on
         return fall_silent()
     return 0
-
-
-def fall_silent() -> int:
-    """Let the interpreter's last flush of a broken pipe not complain; returns the exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-def complain(error: MPCImagingError, debug: bool) -> int:
-    """Print an error, a line for each problem; returns the exit code."""
-    if debug:
-        traceback.print_exc()
-    for problem in getattr(error, "problems", [str(error)]):
-        print(f"error: {problem}", file=sys.stderr)
-    return 2 if isinstance(error, ConfigError) else error.exit_code
 
 
 def settings_of(overrides: Sequence[str], config_dirs: Sequence[str], stated: bool) -> Settings:

@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.errors import ConfigError, MPCImagingError, RandomnessError
-from mpc_imaging.plan import complain, fall_silent, settings_of
+from mpc_imaging.plan import settings_of
 from mpc_imaging.report import wording
 from mpc_imaging.settings import ProtocolName, Settings
 
@@ -49,13 +50,8 @@ snapshots or backups of a store: a session that comes back could be used twice, 
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; {self.prog} --help explains\n")
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m mpc_imaging.preprocess",
         description="Write correlated randomness for preprocess.count sessions into a new folder, preprocess.store.",
         epilog=EPILOG,

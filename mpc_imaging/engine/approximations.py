@@ -39,7 +39,7 @@ COEFFICIENT_BITS = 24
 def exp_nonpositive(x: MPCTensor) -> MPCTensor:
     """exp(x) for x <= 0: a polynomial for exp(t), t = max(x, -16) / 8, to the power of 8; error below 24 units."""
     u = _scaled_relu(x - EXP_FLOOR, EXP_SQUARINGS) - 1  # t + 1, between -1 and 1
-    y = _combination(_powers(u, EXP_DEGREE), _fitted(lambda u: np.exp(u - 1), EXP_DEGREE))
+    y = _combination(_powers(u, EXP_DEGREE), _exp_coefficients())
     for _ in range(EXP_SQUARINGS):
         y = y.square()
     return y
@@ -90,8 +90,7 @@ def log(s: MPCTensor, high: float) -> MPCTensor:
         cut = math.sqrt(high)
         above = _Above(s, cut)
         return log(s - above.times(s, 1 - 1 / cut), cut) + scaled_bit(above.bit(), math.log(cut))
-    coefficients = _fitted(lambda u: np.log1p((u + 1) / 2 * (high - 1)), LOG_DEGREE)
-    return _combination(_powers(_centred(s, high), LOG_DEGREE), coefficients)
+    return _combination(_powers(_centred(s, high), LOG_DEGREE), _log_coefficients(high))
 
 
 def sigmoid(x: MPCTensor) -> MPCTensor:
@@ -173,15 +172,22 @@ def _centred(s: MPCTensor, high: float) -> MPCTensor:
     return (s - (high + 1) / 2) / ((high - 1) / 2)
 
 
-@functools.lru_cache(maxsize=32)
-def _nodes(degree: int) -> np.ndarray:
-    return np.cos(np.linspace(0, math.pi, 50 * (degree + 1)))
-
-
 def _fitted(function: Callable[[np.ndarray], np.ndarray], degree: int) -> list[float]:
     """Coefficients of a polynomial close to the best for `function` on [-1, 1], lowest first."""
-    u = _nodes(degree)
+    u = np.cos(np.linspace(0, math.pi, 50 * (degree + 1)))
     return Polynomial.fit(u, function(u), degree, domain=[-1, 1], window=[-1, 1]).coef.tolist()
+
+
+@functools.cache
+def _exp_coefficients() -> list[float]:
+    """For exp(u - 1)."""
+    return _fitted(lambda u: np.exp(u - 1), EXP_DEGREE)
+
+
+@functools.lru_cache(maxsize=32)
+def _log_coefficients(high: float) -> list[float]:
+    """For log(s), with s between 1 and `high` where u is between -1 and 1."""
+    return _fitted(lambda u: np.log1p((u + 1) / 2 * (high - 1)), LOG_DEGREE)
 
 
 def _powers(u: MPCTensor, degree: int) -> list[MPCTensor]:

@@ -32,7 +32,7 @@ _context: Context | None = None
 
 
 def context() -> Context:
-    """The installed context; `install.install` sets it. Raises `RuntimeError` before."""
+    """The installed context; `installation.install` sets it. Raises `RuntimeError` before."""
     if _context is None:
         raise RuntimeError("no secure session: call mpc_imaging.engine.install first")
     return _context
@@ -44,7 +44,7 @@ def installed() -> bool:
 
 
 def set_context(ctx: Context | None) -> None:
-    """Used by `install` alone."""
+    """Used by `installation` alone."""
     global _context
     _context = ctx
 
@@ -84,7 +84,7 @@ def _product(name: str):
 
     def function(x, y, **kwargs):
         params = {k: v if k == "groups" else _pairs(v, dims) for k, v in kwargs.items() if v is not None}
-        op = BilinearOp(name, tuple(sorted(params.items())))
+        op = BilinearOp.of(name, **params)
         return ArithmeticSharedTensor.from_shares(bilinear.multiply(context(), op, x.share, y.share), precision=0)
 
     function.__name__ = name
@@ -131,7 +131,7 @@ def eq(self, y):
     return 1 - from_share(bit.sum(0), 0)
 
 
-def _settled(share: torch.Tensor, x: MPCTensor) -> MPCTensor:
+def settled(share: torch.Tensor, x: MPCTensor) -> MPCTensor:
     """What came of x when a comparison truncated its excess bits, if it had any."""
     return from_share(share) if excess(x) else _like(share, x)
 
@@ -144,13 +144,13 @@ def relu(self):
 def relu_with_sign(x: MPCTensor) -> tuple[MPCTensor, Sign]:
     """ReLU, and its comparison for the gradient. A product that is not rescaled yet is so in the same rounds."""
     y, sign = compare.relu(context(), x.share, excess(x))
-    return _settled(y, x), sign
+    return settled(y, x), sign
 
 
 def hardtanh_with_sign(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, Sign]:
     """min(max(x, low), high), and the comparisons with both bounds, stacked, in the same rounds."""
     y, sign = compare.relu(context(), torch.stack([(x - low).share, (x - high).share]), excess(x))
-    return _settled(y[0] - y[1], x) + low, sign
+    return settled(y[0] - y[1], x) + low, sign
 
 
 def hardtanh(self, min_value=-1, max_value=1):
@@ -160,7 +160,7 @@ def hardtanh(self, min_value=-1, max_value=1):
 
 def abs_(self):
     """|x|."""
-    return _settled(compare.absolute(context(), self.share, excess(self)), self)
+    return settled(compare.absolute(context(), self.share, excess(self)), self)
 
 
 def maximum(self, dim=None, keepdim=False, one_hot=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mpc_imaging.engine import compat, gates
@@ -30,7 +32,7 @@ class ReLU(stock.AutogradFunction):
     def backward(ctx, grad_output):
         """One round, which also truncates excess bits."""
         (sign,) = ctx.saved_tensors
-        return _settled(select(gates.context(), sign, grad_output.share, excess(grad_output)).relu(), grad_output)
+        return gates.settled(select(gates.context(), sign, grad_output.share, excess(grad_output)).relu(), grad_output)
 
 
 class Hardtanh(stock.AutogradFunction):
@@ -49,11 +51,7 @@ class Hardtanh(stock.AutogradFunction):
         (sign,) = ctx.saved_tensors
         share = grad_output.share
         above = select(gates.context(), sign, torch.stack([share, share]), excess(grad_output)).relu()
-        return _settled(above[0] - above[1], grad_output)
-
-
-def _settled(share: torch.Tensor, grad: MPCTensor) -> MPCTensor:
-    return from_share(share, None if excess(grad) else grad.encoder._precision_bits)
+        return gates.settled(above[0] - above[1], grad_output)
 
 
 class MaxPool2d(stock.AutogradFunction):
@@ -123,7 +121,7 @@ def _kernel_gradient(op: BilinearOp, x: torch.Tensor, grad: torch.Tensor, kernel
     if op.name == "matmul":
         return bilinear.multiply(ctx, op, grad.flatten(0, -2).t(), x.flatten(0, -2))
     params = {**_without(op, "output_padding"), "kernel": tuple(kernel.shape[2:])}
-    weight = _operation("conv2d_weight", **params)
+    weight = BilinearOp.of("conv2d_weight", **params)
     # A transposed convolution is the gradient of one whose input and result change places.
     return bilinear.multiply(ctx, weight, *((grad, x) if op.name == "conv_transpose2d" else (x, grad)))
 
@@ -134,11 +132,17 @@ def _input_gradient(op: BilinearOp, x: torch.Tensor, grad: torch.Tensor, kernel:
         return bilinear.multiply(ctx, op, grad, kernel)
     params = _without(op, "output_padding")
     if op.name == "conv_transpose2d":
-        return bilinear.multiply(ctx, _operation("conv2d", **params), grad, kernel)
-    reach = [params["dilation"][i] * (kernel.shape[2 + i] - 1) + 1 for i in (0, 1)]
-    covered = [(grad.shape[2 + i] - 1) * params["stride"][i] - 2 * params["padding"][i] + reach[i] for i in (0, 1)]
-    params["output_padding"] = (x.shape[2] - covered[0], x.shape[3] - covered[1])
-    return bilinear.multiply(ctx, _operation("conv_transpose2d", **params), grad, kernel)
+        return bilinear.multiply(ctx, BilinearOp.of("conv2d", **params), grad, kernel)
+    params["output_padding"] = _left_over(x.shape, grad.shape, kernel.shape, **params)
+    return bilinear.multiply(ctx, BilinearOp.of("conv_transpose2d", **params), grad, kernel)
+
+
+def _left_over(
+    x: Sequence[int], grad: Sequence[int], kernel: Sequence[int], stride, padding, dilation, groups: int
+) -> tuple[int, ...]:
+    """Rows and columns of a convolution's input (shapes are given) that its stride has left over."""
+    reach = [dilation[i] * (kernel[2 + i] - 1) + 1 for i in (0, 1)]
+    return tuple(x[2 + i] - (grad[2 + i] - 1) * stride[i] + 2 * padding[i] - reach[i] for i in (0, 1))
 
 
 def _without(op: BilinearOp, name: str) -> dict:
@@ -170,20 +174,15 @@ class Conv2d(stock.AutogradFunction):
     def backward(ctx, grad_output):
         """Gradients for the input, where it has one, and the kernel."""
         input, kernel, stride, padding, dilation, groups = ctx.saved_tensors
-        size = [
-            (grad_output.size(2 + i) - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel.size(2 + i) - 1) + 1
-            for i in (0, 1)
-        ]
-        extra = (input.size(2) - size[0], input.size(3) - size[1])
+        params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         # The first layer's input is data: nobody asks for its gradient.
         grad_input = grad_output
         if not isinstance(input, MPCTensor) or input.requires_grad:
-            grad_input = grad_output.conv_transpose2d(
-                kernel, stride=stride, padding=padding, output_padding=extra, groups=groups, dilation=dilation
-            )
+            extra = _left_over(input.size(), grad_output.size(), kernel.size(), **params)
+            grad_input = grad_output.conv_transpose2d(kernel, output_padding=extra, **params)
         if not isinstance(kernel, MPCTensor):
             return grad_input
-        op = _operation("conv2d", stride=stride, padding=padding, dilation=dilation, groups=groups)
+        op = BilinearOp.of("conv2d", **params)
         return grad_input, _truncated(_kernel_gradient(op, input.share, grad_output.share, kernel.share), kernel)
 
 
@@ -209,12 +208,8 @@ class ConvTranspose2d(stock.AutogradFunction):
         grad_input = grad_output.conv2d(kernel, **params)
         if not isinstance(kernel, MPCTensor):
             return grad_input
-        op = _operation("conv_transpose2d", **params)
+        op = BilinearOp.of("conv_transpose2d", **params)
         return grad_input, _truncated(_kernel_gradient(op, input.share, grad_output.share, kernel.share), kernel)
-
-
-def _operation(name: str, **params) -> BilinearOp:
-    return BilinearOp(name, tuple(sorted(params.items())))
 
 
 def _truncated(share: torch.Tensor, like: MPCTensor) -> MPCTensor:

@@ -54,7 +54,7 @@ def _public_product(op: BilinearOp, x: MPCTensor, w: torch.Tensor, b: torch.Tens
 
 def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int, params: dict[str, Any]) -> MPCTensor:
     """A linear layer; the result keeps twice the fraction bits, too (`gradients.Layer`)."""
-    op = BilinearOp(name, tuple(sorted(params.items())))
+    op = BilinearOp.of(name, **params)
     if isinstance(w, torch.Tensor):
         return _public_product(op, x, w.t() if name == "matmul" else w, b, spatial)
     if gates.installed():

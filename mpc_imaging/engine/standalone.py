@@ -1,7 +1,7 @@
 """The protocols over CrypTen's own communicator, with a simulated dealer: for tests and measurements on one machine.
 
 Each party draws the correlated randomness of all from one secret that all know, and gloo encrypts nothing: there is no
-security at all. `install.install` without a session uses this; a session never does.
+security at all. `installation.install` without a session uses this; a session never does.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _swap(session: Session, share: torch.Tensor | None, rows: Mapping[str, slice
     """Send every recipient its rows of this party's share; the other parties' shares of this party's own rows."""
     sizes = {party: (part.stop - part.start, width) for party, part in rows.items() if part.stop > part.start and width}
     mine = sizes.get(session.me)
-    senders = [name for name in session.compute if name != session.me] if mine else []
+    senders = session.others if mine else []
     if share is None:
         # The compute parties may need hours before they get here.
         received = [session.mesh.receive(name, Kind.REVEAL, size_of(mine), wait_s=PATIENT_S) for name in senders]

@@ -142,6 +142,17 @@ class Session:
         """Whether this is the first compute party."""
         return self.rank == 0
 
+    @property
+    def others(self) -> list[str]:
+        """The other compute parties, by rank."""
+        return [name for name in self.compute if name != self.me]
+
+    def swap(self, mine: Any, wait_s: float | None = None) -> dict[str, Any]:
+        """Tell every other compute party ``mine`` (JSON), and hear theirs, by name; ``wait_s`` as in `Mesh.receive`."""
+        for name in self.others:
+            self.mesh.send_json(name, mine)
+        return {name: self.mesh.receive_json(name, wait_s=wait_s) for name in self.others}
+
     def key(self, peer: str, purpose: str) -> bytes:
         """The key that this party and ``peer`` share for one purpose, in this session."""
         return derive_key(self._keys[peer], self.mesh.session_id, purpose)

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 
 from mpc_imaging.errors import RandomnessError
-from mpc_imaging.protocols.arrays import joined, tensor, words
+from mpc_imaging.protocols.arrays import joined, words
 from mpc_imaging.protocols.selection import concealed
 from mpc_imaging.protocols.sign import Sign
-from mpc_imaging.protocols.truncate import OFFSET, shifted_mask
+from mpc_imaging.protocols.truncate import OFFSET, open_masked, shifted_mask
 from mpc_imaging.randomness import dcf
 from mpc_imaging.randomness.correlations import Dealt
-from mpc_imaging.randomness.demands import BitsRef, Output, SignKeys
+from mpc_imaging.randomness.demands import Output, SignKeys
+from mpc_imaging.randomness.fields import BitsRef
 
 if TYPE_CHECKING:
     from mpc_imaging.protocols.context import Context
@@ -70,11 +71,7 @@ class KeyComparison:
         demands = [SignKeys(part.stop - part.start, self.width(shift), shift, int(output)) for part in parts]
         dealt = [ctx.provider.get(demand) for demand in demands]
         flat = words(x)
-        masked = flat + joined([piece.shares[1] for piece in dealt])
-        if shift and ctx.first:
-            masked += OFFSET
-        (c,) = ctx.channel.open_ring([tensor(masked, masked.shape)])
-        c = words(c)
+        c = open_masked(ctx, flat, joined([piece.shares[1] for piece in dealt]), shift)
         y = shifted_mask(c, shift) if shift else c
         planes = [_sign_share(ctx, *each) for each in zip(demands, dealt, (y[part] for part in parts), strict=True)]
         beta = np.unpackbits(ctx.channel.open_bits(joined(planes)), count=count).astype(np.uint64)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mpc_imaging.randomness.demands import Mask, MaskRef
+from mpc_imaging.protocols.arrays import tensor
+from mpc_imaging.randomness.demands import Mask
+from mpc_imaging.randomness.fields import MaskRef
 
 if TYPE_CHECKING:
     from mpc_imaging.protocols.context import Context
@@ -95,7 +97,7 @@ def _source(share: torch.Tensor) -> torch.Tensor:
 def _mask(ctx: Context, new: list[tuple[_Entry, torch.Tensor]]) -> None:
     flats = [source.reshape(-1) for _, source in new]
     dealt = [ctx.provider.get(Mask(flat.numel())) for flat in flats]
-    masks = [torch.from_numpy(part.shares[0].view("int64")) for part in dealt]
+    masks = [tensor(part.shares[0], flat.shape) for part, flat in zip(dealt, flats, strict=True)]
     opened = ctx.channel.open_ring([flat - mask for flat, mask in zip(flats, masks, strict=True)])
     for (entry, _), part, mask, value in zip(new, dealt, masks, opened, strict=True):
         count = mask.numel()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mpc_imaging.protocols.arrays import joined, tensor, words
+from mpc_imaging.protocols.arrays import joined, words
 from mpc_imaging.protocols.sign import Sign
-from mpc_imaging.protocols.truncate import OFFSET, shifted_mask, unmasked, wrap
+from mpc_imaging.protocols.truncate import open_masked, shifted_mask, unmasked, wrap
 from mpc_imaging.randomness.demands import Selection
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def select(ctx: Context, sign: Sign, x: torch.Tensor, shift: int = 0) -> Sign:
     if not flat.size:
         return replace(sign, v=flat, rho_v=flat)
     dealt = [ctx.provider.get(Selection(ref.count, shift, ref)) for ref in sign.sources]
-    masked = flat + joined([piece.shares[0] for piece in dealt])
-    if shift and ctx.first:
-        masked += OFFSET
-    (c,) = ctx.channel.open_ring([tensor(masked, masked.shape)])
+    c = open_masked(ctx, flat, joined([piece.shares[0] for piece in dealt]), shift)
     hidden = [joined(parts) for parts in zip(*(piece.shares[1:] for piece in dealt), strict=True)]
-    v, rho_v = concealed(ctx.first, flat, words(c), shift, sign.rho, hidden)
+    v, rho_v = concealed(ctx.first, flat, c, shift, sign.rho, hidden)
     return replace(sign, v=v, rho_v=rho_v)

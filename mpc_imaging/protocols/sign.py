@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from mpc_imaging.protocols.arrays import tensor
-from mpc_imaging.randomness.demands import BitsRef, Output
+from mpc_imaging.randomness.demands import Output
+from mpc_imaging.randomness.fields import BitsRef
 
 if TYPE_CHECKING:
     from mpc_imaging.protocols.context import Context

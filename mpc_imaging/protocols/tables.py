@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mpc_imaging.protocols.arrays import tensor, words
+from mpc_imaging.protocols.arrays import words
 from mpc_imaging.protocols.sign import Sign
-from mpc_imaging.protocols.truncate import truncate
-from mpc_imaging.randomness.demands import CHUNKS, BitsRef, ComparisonMask, Output, packed
+from mpc_imaging.protocols.truncate import open_masked, truncate
+from mpc_imaging.randomness.demands import CHUNKS, ComparisonMask, Output
+from mpc_imaging.randomness.fields import BitsRef, packed
 
 if TYPE_CHECKING:
     from mpc_imaging.protocols.context import Context
@@ -104,8 +105,7 @@ class TableComparison:
         flat = words(x)
         dealt = ctx.provider.get(ComparisonMask(count))
         rho_bits, r, a, b, b2, rho, rho_r, table, top, c, c2 = dealt.shares
-        (opened,) = ctx.channel.open_ring([tensor(flat + r, flat.shape)])
-        opened = words(opened)
+        opened = open_masked(ctx, flat, r)
         less, equal = _select(table.view(np.uint16).reshape(CHUNKS, count), opened)
         borrow = _merge(ctx, less, equal, [part.reshape(-1, plane) for part in (a, b, b2, c, c2)])
         masked = borrow ^ top ^ rho_bits

@@ -38,11 +38,17 @@ def truncate(ctx: Context, x: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == 0 or x.numel() == 0:
         return x.clone()
     r, r_shifted, top = ctx.provider.get(TruncationPair(x.numel(), bits)).shares
-    masked = words(x) + r
-    if ctx.first:
+    c = open_masked(ctx, words(x), r, bits)
+    return tensor(unmasked(ctx.first, c, bits, r_shifted, top), x.shape)
+
+
+def open_masked(ctx: Context, flat: np.ndarray, r: np.ndarray, bits: int = 0) -> np.ndarray:
+    """x + r, and 2**62 more where `bits` are to be truncated, from shares of both; all uint64 (N,). One round."""
+    masked = flat + r
+    if bits and ctx.first:
         masked += OFFSET
     (c,) = ctx.channel.open_ring([tensor(masked, masked.shape)])
-    return tensor(unmasked(ctx.first, words(c), bits, r_shifted, top), x.shape)
+    return words(c)
 
 
 def shifted_mask(c: np.ndarray, bits: int) -> np.ndarray:

@@ -8,14 +8,15 @@ correction of demand i goes to the party of rank i modulo their number; common b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mpc_imaging.errors import RandomnessError
-from mpc_imaging.randomness.demands import KINDS, BitsRef, Demand, Field, MaskRef, Product, Selection
+from mpc_imaging.randomness.demands import KINDS, Demand, Product, Selection
+from mpc_imaging.randomness.fields import BitsRef, Field, MaskRef
 from mpc_imaging.randomness.ring import BilinearOp
 from mpc_imaging.randomness.streams import NumberedStreams
 
@@ -121,13 +122,15 @@ def relocated(demand: Demand, old_start: int, new_start: int) -> Demand:
 
     References into the segment move with it; those to what came before it stay.
     """
+    return redirected(demand, lambda index: index - old_start + new_start if index >= old_start else index)
 
-    def moved(ref: Any) -> Any:
-        return ref._replace(index=ref.index - old_start + new_start) if ref.index >= old_start else ref
 
-    if isinstance(demand, Product):
-        return replace(demand, x=moved(demand.x), y=moved(demand.y))
-    return replace(demand, rho=moved(demand.rho)) if isinstance(demand, Selection) else demand
+def redirected(demand: Demand, where: Callable[[int], int]) -> Demand:
+    """The same demand, referring to what `where` says in place of each number."""
+    if not demand.references():
+        return demand
+    refs = {name: value for name, value in vars(demand).items() if isinstance(value, MaskRef | BitsRef)}
+    return replace(demand, **{name: ref._replace(index=where(ref.index)) for name, ref in refs.items()})
 
 
 # Demands as plain lists

@@ -11,58 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import ClassVar, NamedTuple
+from enum import IntEnum
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from mpc_imaging.errors import RandomnessError
 from mpc_imaging.randomness import dcf
+from mpc_imaging.randomness.fields import BitsRef, Field, Group, MaskRef, packed
 from mpc_imaging.randomness.ring import BilinearOp
-from mpc_imaging.randomness.streams import Stream
 
 CHUNKS = 16  # of 4 bits each: the low 63 bits of a ring element
-
-
-class Group(Enum):
-    """How shares add up: modulo 2**64 (uint64), modulo 2**32 (uint32) or bitwise (uint8, eight packed bits)."""
-
-    RING = 8
-    RING32 = 4
-    BITS = 1
-
-
-_DTYPES = {Group.RING: np.uint64, Group.RING32: np.uint32, Group.BITS: np.uint8}
-
-
-class Field(NamedTuple):
-    """One array of shares of `size` elements (of BITS: bytes)."""
-
-    group: Group
-    size: int
-
-    @property
-    def dtype(self) -> type:
-        """Type of the array's elements."""
-        return _DTYPES[self.group]
-
-    @property
-    def octets(self) -> int:
-        """Bytes of one share."""
-        return self.group.value * self.size
-
-    def draw(self, stream: Stream) -> np.ndarray:
-        """A party's uniform share."""
-        return stream.octets(self.octets).view(self.dtype)
-
-    def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The sum in this field's group."""
-        return a ^ b if self.group is Group.BITS else a + b
-
-    def sub(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The difference in this field's group."""
-        return a ^ b if self.group is Group.BITS else a - b
 
 
 class Demand:
@@ -97,46 +57,6 @@ class Demand:
     def common(self, clear: list[np.ndarray], own: list[list[np.ndarray]], key_id: bytes) -> np.ndarray:
         """The common bytes, from the random fields in the clear and every party's own ones (dealer only)."""
         return np.empty(0, np.uint8)
-
-
-def packed(count: int) -> int:
-    """Bytes that hold `count` packed bits."""
-    return (count + 7) // 8
-
-
-class MaskRef(NamedTuple):
-    """A view of the mask that demand number `index`, a `Mask` of `count` elements, brought: size, stride and offset.
-
-    A mask, as the output mask of a comparison, is its demand's first random field: so it is found again.
-    """
-
-    index: int
-    count: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int = 0
-
-    @property
-    def field(self) -> Field:
-        """The whole mask."""
-        return Field(Group.RING, self.count)
-
-    def view(self, mask: np.ndarray) -> torch.Tensor:
-        """The view of the mask's values, uint64 (count,), as int64 of `size`."""
-        flat = torch.from_numpy(mask.view(np.int64))
-        return torch.as_strided(flat, self.size, self.stride, self.offset)
-
-
-class BitsRef(NamedTuple):
-    """The output masks rho, packed, of the `count` comparisons of demand number `index`."""
-
-    index: int
-    count: int
-
-    @property
-    def field(self) -> Field:
-        """The bits."""
-        return Field(Group.BITS, packed(self.count))
 
 
 @dataclass(frozen=True)
@@ -206,7 +126,7 @@ class TruncationPair(Demand):
 
     def derive(self, r: np.ndarray) -> list[np.ndarray]:
         """Both from r in the clear (dealer only)."""
-        return [r >> np.uint64(self.bits), (r >> np.uint64(63)).astype(_DTYPES[_top_group(self.bits)])]
+        return [r >> np.uint64(self.bits), (r >> np.uint64(63)).astype(Field(_top_group(self.bits), self.count).dtype)]
 
 
 def _hidden_fields(count: int, shift: int) -> list[Field]:
@@ -219,7 +139,7 @@ def _hide(rho: np.ndarray, r: np.ndarray, shift: int) -> list[np.ndarray]:
     if not shift:
         return [rho * r]
     shifted, top = r >> np.uint64(shift), r >> np.uint64(63)
-    small = _DTYPES[_top_group(shift)]
+    small = Field(_top_group(shift), len(r)).dtype
     return [shifted, rho * shifted, top.astype(small), (rho & top).astype(small)]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mpc_imaging.randomness import correlations
 from mpc_imaging.randomness.correlations import Dealt
-from mpc_imaging.randomness.demands import BitsRef, Demand, MaskRef
+from mpc_imaging.randomness.demands import Demand
 from mpc_imaging.randomness.plan import Call, Labels, Plan, Segment
 from mpc_imaging.randomness.provider import KEY_ID_BYTES
 
@@ -72,7 +72,7 @@ class RecordingProvider:
     def get(self, demand: Demand) -> Dealt:
         """Zeros, on which the caller may write."""
         index, self.count = self.count, self.count + 1
-        self._open[-1].add(_redirected(demand, self._where), self.label)
+        self._open[-1].add(correlations.redirected(demand, self._where), self.label)
         streams: Any = _ZeroStream()
         message = bytearray(correlations.message_octets(demand, index, self.rank, self.parties))
         return correlations.draw(demand, index, streams, self.rank, self.parties, bytes(KEY_ID_BYTES), message)
@@ -141,17 +141,9 @@ class RecordingProvider:
             if isinstance(one, Call) and isinstance(other, Call):
                 called = (self._recorded[call.segment].segment for call in (one, other))
                 return one.times == other.times and self._same(*called, moved)
-            return not isinstance(one, Call) and _redirected(one, moved) == other
+            return not isinstance(one, Call) and correlations.redirected(one, moved) == other
 
         return len(a.items) == len(b.items) and all(map(alike, a.items, b.items))
-
-
-def _redirected(demand: Demand, where: Callable[[int], int]) -> Demand:
-    """The same demand, referring to what `where` says in place of each number."""
-    if not demand.references():
-        return demand
-    refs = {name: value for name, value in vars(demand).items() if isinstance(value, MaskRef | BitsRef)}
-    return replace(demand, **{name: ref._replace(index=where(ref.index)) for name, ref in refs.items()})
 
 
 def _renumbered(segment: Segment, place: dict[int, int]) -> Segment:

@@ -176,6 +176,11 @@ class BilinearOp:
         if self.name not in OPERATIONS:
             raise RandomnessError(f"no bilinear operation {self.name!r}; known: {', '.join(OPERATIONS)}")
 
+    @classmethod
+    def of(cls, name: str, **params: Any) -> BilinearOp:
+        """The operation with parameters by name, in whatever order they are given."""
+        return cls(name, tuple(sorted(params.items())))
+
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The operation on two int64 tensors."""
         return OPERATIONS[self.name](x, y, **dict(self.params))

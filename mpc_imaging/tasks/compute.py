@@ -42,8 +42,7 @@ class Meter:
 
     def _exchanged(self) -> tuple[int, int]:
         traffic = self.session.mesh.traffic.snapshot()
-        peers = [name for name in self.session.compute if name != self.session.me]
-        return traffic.rounds, traffic.peer(*peers).sent_wire_bytes
+        return traffic.rounds, traffic.peer(*self.session.others).sent_wire_bytes
 
     def cost(self) -> dict[str, float]:
         """Seconds, rounds and bytes since `start`.

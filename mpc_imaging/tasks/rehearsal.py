@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 
 from mpc_imaging.data import Split
 from mpc_imaging.errors import ConfigError
@@ -49,10 +50,11 @@ class Rehearsal:
     layers: list[dict[str, Any]]
 
 
-def rehearse(settings: Settings, counts: Counts, rank: int = 0) -> Rehearsal:
+def rehearse(settings: Settings, counts: Counts, rank: int = 0, prepared: fx.GraphModule | None = None) -> Rehearsal:
     """Rehearse the task at the compute party of this rank; the plan is the same for all ranks.
 
-    counts: how many images each owner has of each split that the task needs (`run.needed_splits`).
+    counts: how many images each owner has of each split that the task needs (`run.needed_splits`). prepared: the traced
+    module, if it is there already, with whatever weights.
     Raises `ConfigError` for a protocol that takes nothing from a dealer, `ModelError` as `weights.prepared_module`.
     """
     if settings.protocol.name is ProtocolName.insecure_simulation:
@@ -60,7 +62,7 @@ def rehearse(settings: Settings, counts: Counts, rank: int = 0) -> Rehearsal:
     me, parties = settings.compute_parties()[rank], list(settings.topology.parties)
     mesh = LoopbackMesh(me, [name for name in parties if name != me], bytes(SESSION_SIZE))
     provider = RecordingProvider(rank, len(settings.compute_parties()))
-    prepared = weights.prepared_module(settings)
+    prepared = weights.prepared_module(settings) if prepared is None else prepared
     with (
         Session.rehearsal(settings, mesh) as session,
         tempfile.TemporaryDirectory() as folder,

@@ -81,7 +81,7 @@ def _take_part(
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own)
-        plan = _plan(session, catalogue)
+        plan = _plan(session, catalogue, prepared)
         job = Job(session, folder, catalogue, own, bar)
         job.exchange_ids()
         state = weights.share_weights(session, prepared)
@@ -96,7 +96,7 @@ def _take_part(
         job.finish(None, [])
 
 
-def _plan(session: Session, catalogue: Any) -> Any:
+def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule) -> Any:
     """The plan on which the compute parties agree; None at other parties, and where there is no plan."""
     if not has_plan(session.settings):
         return None
@@ -104,7 +104,7 @@ def _plan(session: Session, catalogue: Any) -> Any:
     if session.rank is not None:
         from mpc_imaging.tasks.rehearsal import rehearse
 
-        plan = rehearse(session.settings, catalogue.counts, session.rank).plan
+        plan = rehearse(session.settings, catalogue.counts, session.rank, prepared).plan
     session.agree_on_plan(None if plan is None else plan.digest)
     return plan
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mpc_imaging.parties.session import PATIENT_S, Session
 from mpc_imaging.randomness.plan import Plan
@@ -22,8 +21,8 @@ def provider(session: Session, plan: Plan) -> Iterator[PlannedProvider]:
     Raises `StoreError` for a store that cannot be used, or that does not fit those of the others.
     """
     with Store.open(folder(session.settings, session.me), session.me, session.compute, plan.digest) as store:
-        store.claim(_swap(session, store.hello()))
-        with store.confirm(_swap(session, store.hello())) as stored:
+        store.claim(session.swap(store.hello(), PATIENT_S))
+        with store.confirm(session.swap(store.hello(), PATIENT_S)) as stored:
             session.ledger.write(
                 "stored", session=session.mesh.session_id.hex(), store=store.store_id, index=stored.number
             )
@@ -45,11 +44,3 @@ def folder(settings: Settings, party: str) -> Path:
     """Where this compute party's part of the store is: beside those of the others, or alone."""
     root = Path(settings.randomness.store).expanduser()
     return root / party if (root / party).is_dir() else root
-
-
-def _swap(session: Session, mine: dict[str, Any]) -> dict[str, Any]:
-    """What every other compute party says of its store."""
-    others = [name for name in session.compute if name != session.me]
-    for name in others:
-        session.mesh.send_json(name, mine)
-    return {name: session.mesh.receive_json(name, wait_s=PATIENT_S) for name in others}

@@ -198,11 +198,8 @@ def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> dict[str
     if problems:
         raise DataError(problems)
     origin = hashlib.sha256(metadata["origin"].encode()).hexdigest()
-    others = [name for name in session.compute if name != session.me]
-    for name in others:
-        session.mesh.send_json(name, {"origin": origin})
-    for name in others:
-        if session.mesh.receive_json(name) != {"origin": origin}:
+    for name, theirs in session.swap({"origin": origin}).items():
+        if theirs != {"origin": origin}:
             raise SessionError(
                 f"{name} and {session.me} hold shares of different training runs; give both the same run's"
             )
