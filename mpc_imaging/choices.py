@@ -82,6 +82,53 @@ class Loss(Enum):
     mse = "mse"
 
 
+class Method(Enum):
+    """How owners train together: jointly on shares of all images, or each on its own, adding up updates on shares."""
+
+    joint = "joint"
+    federated = "federated"
+
+
+class Optimiser(Enum):
+    """How gradients become steps."""
+
+    sgd = "sgd"
+    adam = "adam"
+    amsgrad = "amsgrad"
+
+
+class RateSchedule(Enum):
+    """How the learning rate moves from step to step."""
+
+    constant = "constant"
+    step = "step"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class StopMetric(Enum):
+    """What decides, on the validation split, which epoch was best."""
+
+    none = "none"
+    loss = "loss"
+    accuracy = "accuracy"
+    auc = "auc"
+
+
+class PrivacyName(Enum):
+    """What protects training images from those who see what is revealed."""
+
+    none = "none"
+    dp = "dp"
+
+
+class FeatureNorm(Enum):
+    """How an owner scales the features that a public backbone makes of an image."""
+
+    none = "none"
+    unit = "unit"
+
+
 class WeightsSource(Enum):
     """Where the model's weights come from: a public seed, the owner's file, plaintext pre-training, or share files."""
 
@@ -91,9 +138,23 @@ class WeightsSource(Enum):
     shares = "shares"
 
 
-REVEALABLE = ("logits", "predictions", "metrics", "loss", "weights", "epoch")
+REVEALABLE = (
+    "logits",
+    "predictions",
+    "metrics",
+    "auc",
+    "loss",
+    "weights",
+    "epoch",
+    "update",
+    "range_ok",
+    "range_layer",
+)
 IMAGE_OWNER = "image_owner"
 SPLITS = ("train", "val", "test")
 
-# The values of the policy that a task produces: what else a policy names is never asked for.
-PRODUCED = {TaskKind.infer: ("logits", "predictions", "metrics"), TaskKind.train: REVEALABLE}
+# The values of the policy that a task produces for somebody to use: what else a policy names is never asked for.
+PRODUCED = {
+    TaskKind.infer: ("logits", "predictions", "metrics", "auc"),
+    TaskKind.train: ("logits", "predictions", "metrics", "auc", "loss", "weights", "epoch", "update"),
+}

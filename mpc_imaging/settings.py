@@ -23,18 +23,48 @@ from mpc_imaging.choices import (
     PRODUCED,
     REVEALABLE as REVEALABLE,
     SPLITS as SPLITS,
-    DataKind,
-    Frames,
-    Invalid,
-    Loss,
-    PartitionKind,
+    DataKind as DataKind,
+    FeatureNorm as FeatureNorm,
+    Frames as Frames,
+    Invalid as Invalid,
+    Loss as Loss,
+    Method as Method,
+    Optimiser as Optimiser,
+    PartitionKind as PartitionKind,
+    PrivacyName as PrivacyName,
     ProtocolName,
     RandomnessMode,
+    RateSchedule as RateSchedule,
     Role,
-    TaskKind,
-    WeightsSource,
+    StopMetric as StopMetric,
+    TaskKind as TaskKind,
+    WeightsSource as WeightsSource,
 )
 from mpc_imaging.errors import ConfigError
+from mpc_imaging.schema import (
+    AugmentSettings as AugmentSettings,
+    BackboneSettings as BackboneSettings,
+    CheckpointSettings as CheckpointSettings,
+    DataSettings as DataSettings,
+    EarlyStoppingSettings as EarlyStoppingSettings,
+    FoldSettings as FoldSettings,
+    LimitSettings as LimitSettings,
+    ModelSettings as ModelSettings,
+    PartitionSettings as PartitionSettings,
+    PartySettings as PartySettings,
+    PhantomSettings as PhantomSettings,
+    PolicySettings as PolicySettings,
+    PreprocessSettings as PreprocessSettings,
+    PretrainSettings as PretrainSettings,
+    PrivacySettings as PrivacySettings,
+    ProtocolSettings as ProtocolSettings,
+    RandomnessSettings as RandomnessSettings,
+    ScheduleSettings as ScheduleSettings,
+    TaskSettings as TaskSettings,
+    TopologySettings as TopologySettings,
+    TransportSettings as TransportSettings,
+    WeightsSettings as WeightsSettings,
+)
 
 # What a party may set on its own machine without the others noticing; everything else is compared in the handshake.
 PRIVATE = (
@@ -46,182 +76,12 @@ PRIVATE = (
     "data.paths",
     "data.invalid",
     "model.weights.path",
+    "model.backbone.path",
+    "checkpoint.path",
+    "checkpoint.key_file",
     "topology.parties.*.address",
     "preprocess",
 )
-
-
-@dataclass
-class PartySettings:
-    """One institution: its roles, and where its peers reach it (``host:port``; port 0: chosen by the launcher)."""
-
-    roles: list[Role] = field(default_factory=list)
-    address: str = "127.0.0.1:0"
-
-
-@dataclass
-class TopologySettings:
-    """The parties and their roles."""
-
-    name: str = "two_hospitals"
-    parties: dict[str, PartySettings] = field(default_factory=dict)
-
-
-@dataclass
-class ProtocolSettings:
-    """The protocol and the fixed-point precision: a value v is held as round(v * 2**fraction_bits) modulo 2**64.
-
-    comparison_bits: width of comparisons (fss); null: all bits, so that no value can be too large for it. range_check:
-    whether a narrower width is checked, on shares, before anything is opened.
-    """
-
-    name: ProtocolName = ProtocolName.auto
-    fraction_bits: int = 16
-    comparison_bits: int | None = None
-    range_check: bool = True
-
-
-@dataclass
-class TransportSettings:
-    """Mutual TLS 1.3. ``certificates``: the folder with ca.crt, party.crt and party.key of this party."""
-
-    name: str = "tls"
-    certificates: str | None = None
-    timeout_s: float = 60.0
-    connect_timeout_s: float = 60.0
-
-
-@dataclass
-class RandomnessSettings:
-    """Where correlated randomness comes from.
-
-    buffer_mb: how much of it a compute party takes from the dealer before the task starts (stream). store: the folder
-    that ``python -m mpc_imaging.preprocess`` wrote for this compute party, or the one with those of all (stored).
-    """
-
-    mode: RandomnessMode = RandomnessMode.stream
-    buffer_mb: int = 512
-    store: str | None = None
-
-
-@dataclass
-class PartitionSettings:
-    """How one ``data.path`` for all is divided: each party keeps only its own rows, never splitting a patient."""
-
-    kind: PartitionKind = PartitionKind.even
-    fractions: dict[str, float] = field(default_factory=dict)
-    skew: float = 0.8
-    seed: int = 0
-
-
-@dataclass
-class LimitSettings:
-    """At most so many images of a split, over all owners together; null: all of them."""
-
-    train: int | None = None
-    val: int | None = None
-    test: int | None = None
-
-
-@dataclass
-class PhantomSettings:
-    """Size of the generated chest phantoms: images in each split."""
-
-    train: int = 400
-    val: int = 80
-    test: int = 120
-    seed: int = 0
-
-
-@dataclass
-class DataSettings:
-    """Images and labels. Pixels become (value in [0, 1] - mean) / std, with one entry per channel or one for all."""
-
-    kind: DataKind = DataKind.phantoms
-    path: str | None = None
-    paths: dict[str, str] = field(default_factory=dict)
-    dataset: str | None = None
-    image_size: int = 28
-    channels: int = 1
-    mean: list[float] = field(default_factory=lambda: [0.5])
-    std: list[float] = field(default_factory=lambda: [0.25])
-    frames: Frames = Frames.first
-    invalid: Invalid = Invalid.refuse
-    class_names: list[str] = field(default_factory=lambda: ["negative", "positive"])
-    positive_class: int | None = None
-    partition: PartitionSettings = field(default_factory=PartitionSettings)
-    limit: LimitSettings = field(default_factory=LimitSettings)
-    phantoms: PhantomSettings = field(default_factory=PhantomSettings)
-
-
-@dataclass
-class WeightsSettings:
-    """The starting weights. ``secret``: shared by the model owner; otherwise they are public to the compute parties."""
-
-    source: WeightsSource = WeightsSource.seed
-    path: str | None = None
-    secret: bool = True
-
-
-@dataclass
-class PretrainSettings:
-    """Plaintext training by the model owner on its own train split, before sharing (``weights.source=pretrain``)."""
-
-    epochs: int = 5
-    batch_size: int = 64
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0001
-
-
-@dataclass
-class ModelSettings:
-    """A torch module: the dotted name of a class or function, and its keyword arguments."""
-
-    name: str = "small_cnn"
-    _target_: str = "mpc_imaging.models.zoo.SmallCNN"
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    weights: WeightsSettings = field(default_factory=WeightsSettings)
-    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
-
-
-@dataclass
-class TaskSettings:
-    """What to do. ``split``: what infer runs on, and train is tested on at the end; each epoch is evaluated on val."""
-
-    kind: TaskKind = TaskKind.infer
-    split: str = "test"
-    batch_size: int = 32
-    epochs: int = 3
-    loss: Loss = Loss.cross_entropy
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    evaluate_each_epoch: bool = True
-    eval_batch_size: int = 64
-
-
-@dataclass
-class PolicySettings:
-    """Which named values may be opened, and to whom: a party, a role, or ``image_owner`` (its own rows only)."""
-
-    name: str = "image_owners"
-    reveal: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass
-class PrivacySettings:
-    """Differential privacy; only ``none`` is built so far."""
-
-    name: str = "none"
-
-
-@dataclass
-class PreprocessSettings:
-    """What ``python -m mpc_imaging.preprocess`` writes: ``count`` sessions, into a new folder ``store``."""
-
-    count: int = 10
-    store: str = "store"
 
 
 @dataclass
@@ -230,6 +90,7 @@ class Settings:
 
     name: str = "run"
     seed: int = 0
+    resume: bool = False
     topology: TopologySettings = field(default_factory=TopologySettings)
     protocol: ProtocolSettings = field(default_factory=ProtocolSettings)
     transport: TransportSettings = field(default_factory=TransportSettings)
@@ -239,6 +100,7 @@ class Settings:
     task: TaskSettings = field(default_factory=TaskSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
 
     def parties_with(self, role: Role) -> list[str]:
@@ -287,6 +149,12 @@ class Settings:
         """Whether values are compared on so few bits that they might be too large, and that is checked."""
         protocol = self.protocol
         return protocol.name is ProtocolName.fss and protocol.comparison_bits is not None and protocol.range_check
+
+    def stops_early(self) -> bool:
+        """Whether training may end before its last epoch, which all parties then learn."""
+        stop = self.task.early_stopping
+        chosen = self.task.kind is TaskKind.train and stop.metric is not StopMetric.none and stop.patience is not None
+        return chosen and bool(self.recipients("epoch"))
 
     def on_one_machine(self) -> bool:
         """Whether every address is a loopback address: only then may a run be simulated or compared with plaintext."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
+from mpc_imaging import training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
@@ -49,17 +50,54 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "data.phantoms.train",
             "data.phantoms.val",
             "data.phantoms.test",
+            "data.augment.copies",
+            "task.schedule.step_epochs",
+            "task.early_stopping.patience",
+            "task.local_epochs",
+            "privacy.micro_batch",
+            "model.backbone.batch_size",
+            "checkpoint.every",
+            "checkpoint.keep",
             "preprocess.count",
         ),
     ),
-    "a whole number from 0": (lambda v: v >= 0, ("randomness.buffer_mb",)),
+    "a whole number from 0": (
+        lambda v: v >= 0,
+        ("randomness.buffer_mb", "task.schedule.warmup_steps", "data.augment.shift", "model.backbone.features"),
+    ),
+    "a whole number from 2, or null for the splits of the data": (lambda v: v >= 2, ("data.folds.count",)),
+    "a whole number from 2 to 1024": (lambda v: 2 <= v <= 1024, ("task.auc_bins",)),
     "a number above 0": (
         lambda v: 0 < v < math.inf,
-        ("task.lr", "model.pretrain.lr", "transport.timeout_s", "transport.connect_timeout_s"),
+        (
+            "task.lr",
+            "task.clip_value",
+            "task.clip_norm",
+            "task.update_norm",
+            "model.pretrain.lr",
+            "model.backbone.scale",
+            "privacy.clip",
+            "privacy.input_norm",
+            "privacy.noise_multiplier",
+            "privacy.epsilon",
+            "transport.timeout_s",
+            "transport.connect_timeout_s",
+        ),
     ),
-    "a number from 0": (lambda v: 0 <= v < math.inf, ("task.weight_decay", "model.pretrain.weight_decay")),
-    "a number from 0, below 1": (lambda v: 0 <= v < 1, ("task.momentum", "model.pretrain.momentum")),
-    "a number from 0 to 1": (lambda v: 0 <= v <= 1, ("data.partition.skew",)),
+    "a number from 0": (
+        lambda v: 0 <= v < math.inf,
+        ("task.weight_decay", "model.pretrain.weight_decay", "data.augment.rotate"),
+    ),
+    "a number from 0.00001 to 0.1": (lambda v: 1e-5 <= v <= 0.1, ("task.eps",)),
+    "a number above 0, below 1": (lambda v: 0 < v < 1, ("privacy.delta",)),
+    "a number from 0, below 1": (
+        lambda v: 0 <= v < 1,
+        ("task.momentum", "model.pretrain.momentum", "task.label_smoothing"),
+    ),
+    "a number from 0 to 1": (
+        lambda v: 0 <= v <= 1,
+        ("data.partition.skew", "data.augment.brightness", "task.schedule.factor"),
+    ),
     "a whole number from 8 to 24": (lambda v: 8 <= v <= 24, ("protocol.fraction_bits",)),
     "a whole number from 16 to 64, or null for all bits": (lambda v: 16 <= v <= 64, ("protocol.comparison_bits",)),
     "1 (grey) or 3 (colour)": (lambda v: v in (1, 3), ("data.channels",)),
@@ -90,6 +128,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         _sources,
         _partition,
         _weights,
+        *training_checks.CHECKS,
     )
     return [problem for check in checks for problem in check(settings, party)]
 
@@ -100,9 +139,8 @@ def _names(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("party", f"{party!r} is not in the topology; {did_you_mean(party, parties)}")
     if not RUN_NAME.fullmatch(settings.name):
         yield Problem("name", f"{settings.name!r} becomes part of a folder's name; use letters, digits, _ . - only")
-    for key, built in (("transport", "tls"), ("privacy", "none")):
-        if getattr(settings, key).name != built:
-            yield Problem(f"{key}.name", f"{getattr(settings, key).name!r} is not built; write {built}")
+    if settings.transport.name != "tls":
+        yield Problem("transport.name", f"{settings.transport.name!r} is not built; write tls")
     if settings.task.split not in SPLITS:
         yield Problem("task.split", f"{settings.task.split!r} is no split; {did_you_mean(settings.task.split, SPLITS)}")
     for name, entry in parties.items():
@@ -243,7 +281,7 @@ def _classes(settings: Settings, party: str | None) -> Iterator[Problem]:
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         yield Problem("data.class_names", "a class without a name, or two of one name; give each its own")
     listed = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-    if positive is None and len(names) == 2:
+    if positive is None and len(names) == 2 and not settings.data.multi_label:
         yield Problem("data.positive_class", f"needed to report sensitivity with two classes; write one of {listed}")
     if positive is not None and not 0 <= positive < len(names):
         yield Problem("data.positive_class", f"there is no class {positive}; write one of {listed}")

@@ -33,7 +33,14 @@ VALID: dict[str, Any] = {
         },
     },
     "data": {"positive_class": 1},
-    "policy": {"reveal": {"logits": ["image_owner"], "weights": ["model_owner"], "metrics": ["receiver"]}},
+    "policy": {
+        "reveal": {
+            "logits": ["image_owner"],
+            "weights": ["model_owner"],
+            "metrics": ["receiver"],
+            "range_ok": ["compute"],
+        }
+    },
 }
 
 
@@ -195,7 +202,7 @@ SEMANTIC = [
     ({"task.split": "tests"}, "task.split: 'tests' is no split; did you mean test?"),
     ({"transport.timeout_s": 0}, "transport.timeout_s"),
     ({"transport.name": "tcp"}, "transport.name: 'tcp' is not built; write tls"),
-    ({"privacy.name": "dp"}, "privacy.name: 'dp' is not built; write none"),
+    ({"privacy.name": "dpp"}, "privacy.name: 'dpp' is not valid; did you mean dp?"),
     ({"seed": -1}, "seed: -1"),
     ({"name": "a/b"}, "becomes part of a folder's name"),
     ({"data.class_names": ["one"], "data.positive_class": 0}, "1 classes; name two or more"),
