@@ -84,7 +84,9 @@ def test_counted_bytes_are_those_that_tcp_sent(tmp_path):
         for party in parties:
             party.kill()
             party.wait()
-    both = [{name: rest for name, *rest in map(json.loads, part)} for part in lines]
+    # Up to torch 2.9 gloo itself writes a line to standard output.
+    counts = [[json.loads(line) for line in part if line.startswith(b'["')] for part in lines]
+    both = [{name: rest for name, *rest in part} for part in counts]
     assert [len(part) for part in both] == [10, 10]
     for part in both:
         for name, (tcp, counted, rounds) in part.items():
