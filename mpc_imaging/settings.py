@@ -28,7 +28,7 @@ from mpc_imaging.choices import (
     Frames as Frames,
     Invalid as Invalid,
     Loss as Loss,
-    Method as Method,
+    Method,
     Optimiser as Optimiser,
     PartitionKind as PartitionKind,
     PrivacyName as PrivacyName,
@@ -140,9 +140,14 @@ class Settings:
                 allowed.add(entry)
         return [name for name in self.topology.parties if name in allowed]
 
+    def produced(self) -> list[str]:
+        """The values of the policy that this task produces for somebody to use."""
+        other = "epoch" if self.task.method is Method.federated else "update"
+        return [value for value in PRODUCED[self.task.kind] if value != other]
+
     def receivers(self) -> list[str]:
         """Parties to whom the policy opens at least one value that this task produces, in the topology's order."""
-        allowed = {name for value in PRODUCED[self.task.kind] for name in self.recipients(value)}
+        allowed = {name for value in self.produced() for name in self.recipients(value)}
         return [name for name in self.topology.parties if name in allowed]
 
     def checks_range(self) -> bool:

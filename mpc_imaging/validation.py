@@ -17,7 +17,6 @@ from mpc_imaging import training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
-    PRODUCED,
     REVEALABLE,
     SPLITS,
     DataKind,
@@ -231,7 +230,7 @@ def _policy(settings: Settings, party: str | None) -> Iterator[Problem]:
         kind = settings.task.kind
         yield Problem(
             "policy.reveal",
-            f"nobody receives anything from {kind.name}; name a recipient of one of {', '.join(PRODUCED[kind])}, "
+            f"nobody receives anything from {kind.name}; name a recipient of one of {', '.join(settings.produced())}, "
             "like logits: [image_owner]",
         )
 

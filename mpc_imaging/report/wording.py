@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mpc_imaging.choices import IMAGE_OWNER, PRODUCED, Role
+from mpc_imaging.choices import IMAGE_OWNER, Role
 from mpc_imaging.settings import Settings, TopologySettings
 
 MISSING = "–"
@@ -36,8 +36,12 @@ _REVEALED = {
     "predictions": "Predicted classes",
     "metrics": "Counts of right and wrong, over all images",
     "loss": "Mean training loss of each epoch",
+    "auc": "AUC, over all images",
     "weights": "Trained weights",
-    "epoch": "Number of the epoch that early stopping chose",
+    "epoch": "When early stopping ends training, and the epoch that it chose",
+    "update": "Sum of all owners' clipped updates, after each round",
+    "range_ok": "Whether all values were in range, after each step",
+    "range_layer": "Which layers had values out of range, if any",
 }
 _PROTOCOLS = {
     "fss": "Function secret sharing, trusted dealer",
@@ -141,7 +145,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
 def reveals(settings: Settings) -> list[dict[str, str]]:
     """What the policy opens and to whom, then what it keeps shut: rows of ``what`` and ``to``, as the task needs."""
     rows = []
-    for name in PRODUCED[settings.task.kind]:
+    checks = [name for name in ("range_ok", "range_layer") if settings.recipients(name)]
+    for name in (*settings.produced(), *checks):
         to = [_recipient(recipient, settings.topology) for recipient in settings.policy.reveal.get(name, [])]
         rows.append({"what": _REVEALED[name], "to": "; ".join(to) or "nobody"})
     return sorted(rows, key=lambda row: row["to"] == "nobody")

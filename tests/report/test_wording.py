@@ -62,4 +62,7 @@ def test_reveals_list_what_is_shut_last_and_training_values_only_in_training():
         ("Predicted classes", "hospital_a"),
         ("Counts of right and wrong, over all images", "every compute (hospital_a, hospital_b)"),
         ("Model outputs (logits)", "nobody"),
+        ("AUC, over all images", "nobody"),
     ]
+    settings.policy.reveal = {"range_ok": ["compute"]}
+    assert {"what": "Whether all values were in range, after each step", "to": rows[1][1]} in wording.reveals(settings)
