@@ -59,6 +59,7 @@ def test_a_small_relu_gives_every_number(tmp_path):
     assert all(word in done.stdout for word in ("W4_relu", "1,000", "ours", "CrypTen", "ratio"))
 
 
+@pytest.mark.slow
 def test_a_small_training_step_is_right_on_both_sides(tmp_path):
     path = tmp_path / "out.json"
     done = _run("W1_train", "--batch", "2", "--repeats", "1", "--json", str(path))

@@ -63,6 +63,7 @@ def test_two_classes_are_needed(tmp_path: Path) -> None:
         phantoms.write(tmp_path, phantoms.rows(PhantomSettings()), 0, ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_they_are_learnable_but_not_trivial(tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 

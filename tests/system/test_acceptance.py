@@ -9,7 +9,7 @@ import pytest
 
 from tests.system.command import mpc_imaging
 
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("three_hospitals", "outsourced")]
+pytestmark = pytest.mark.slow
 
 
 def _run(*arguments, cwd):
@@ -28,7 +28,7 @@ def _losses(m):
     return losses
 
 
-@pytest.mark.parametrize("topology", ["two_hospitals", *OTHERS])
+@pytest.mark.parametrize("topology", ["two_hospitals", "three_hospitals", "outsourced"])
 def test_pneumonia_inference_equals_plaintext(medical_data, tmp_path, topology):
     path = medical_data / "pneumoniamnist.npz"
     m = _run("experiment=pneumonia_infer", f"data.path={path}", f"topology={topology}", cwd=tmp_path)
@@ -37,7 +37,6 @@ def test_pneumonia_inference_equals_plaintext(medical_data, tmp_path, topology):
     assert m["secure"]["auc"] > 0.9
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["two_hospitals", "three_hospitals", "outsourced"])
 def test_breast_training_follows_plaintext(medical_data, tmp_path, topology):
     path = medical_data / "breastmnist.npz"
@@ -46,9 +45,15 @@ def test_breast_training_follows_plaintext(medical_data, tmp_path, topology):
     assert all(secure == pytest.approx(plain, rel=0.02) for secure, plain in _losses(m))
 
 
-@pytest.mark.slow
 def test_the_demo_follows_plaintext(tmp_path):
     m = _run("experiment=demo", cwd=tmp_path)
     assert m["secure"]["auc"] == pytest.approx(m["plaintext"]["auc"], abs=0.01)
     assert m["plaintext"]["auc"] > 0.9
     assert len(_losses(m)) == 8
+
+
+def test_pneumonia_training_reaches_plaintext(medical_data, tmp_path):
+    m = _run("experiment=pneumonia_train", f"data.path={medical_data / 'pneumoniamnist.npz'}", cwd=tmp_path)
+    assert m["secure"]["auc"] == pytest.approx(m["plaintext"]["auc"], abs=0.01) and m["secure"]["auc"] > 0.9
+    assert m["secure"]["accuracy"] == pytest.approx(m["plaintext"]["accuracy"], abs=0.015)
+    assert m["cost"]["online_s"] < 900

@@ -26,7 +26,7 @@ OUTSOURCED = (
     [
         # A megabyte of what the dealer sends comes before the clock starts, and the rest while the task runs.
         pytest.param((*TRAIN, "randomness.buffer_mb=1"), id="train-two"),
-        pytest.param(("task.batch_size=5", "randomness=on_demand"), id="infer-two-on-demand"),
+        pytest.param(("task.batch_size=5", "randomness=on_demand"), id="infer-two-on-demand", marks=pytest.mark.slow),
         pytest.param((*TRAIN, "randomness=on_demand"), id="train-two-on-demand", marks=pytest.mark.slow),
         pytest.param(("task.batch_size=5", "protocol=beaver"), id="infer-two-beaver", marks=pytest.mark.slow),
         pytest.param(("task.batch_size=5", "topology=three_hospitals"), id="infer-three", marks=pytest.mark.slow),

@@ -1,8 +1,11 @@
 """Narrow comparisons: values that fit run as ever; one that does not ends the run before anything is opened."""
 
+import pytest
+
 from tests.system.command import TINY, mpc_imaging
 
 
+@pytest.mark.slow
 def test_values_that_fit(tmp_path):
     run = mpc_imaging(*TINY, "protocol=fss", "protocol.comparison_bits=36", cwd=tmp_path)
     assert run.code == 0, run.output
@@ -20,6 +23,7 @@ def test_a_value_that_does_not(tmp_path):
         assert not list((run.folder / "parties" / party).glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_without_the_check_nothing_is_opened_for_it(tmp_path):
     options = ("protocol=fss", "protocol.comparison_bits=36", "protocol.range_check=false")
     run = mpc_imaging(*TINY, *options, cwd=tmp_path)

@@ -57,6 +57,7 @@ def test_sessions_are_used_one_after_the_other(tmp_path):
     )
 
 
+@pytest.mark.slow  # tests/tasks/test_stored.py refuses them too, with parties as threads
 def test_a_store_that_does_not_fit_is_refused_with_what_to_do(tmp_path):
     _preprocess(tmp_path, *INFER, store="one")
     _preprocess(tmp_path, *INFER, store="two", count=3)
@@ -70,7 +71,8 @@ def test_a_store_that_does_not_fit_is_refused_with_what_to_do(tmp_path):
     assert len(names) == 5, "nothing was used up"
 
 
-@pytest.mark.parametrize("victim", [pytest.param("hospital_a", marks=pytest.mark.slow), "hospital_b"])
+@pytest.mark.slow  # tests/security/test_store.py kills parties at random moments, without a task around
+@pytest.mark.parametrize("victim", ["hospital_a", "hospital_b"])
 def test_a_session_that_was_cut_short_is_not_taken_again(tmp_path, victim):
     _preprocess(tmp_path, *TRAIN)
     process = start("mpc_imaging", *TRAIN, "randomness=stored", "randomness.store=store", cwd=tmp_path)
