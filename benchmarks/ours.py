@@ -28,6 +28,7 @@ from mpc_imaging.settings import (
     RandomnessSettings,
     Role,
     Settings,
+    TaskSettings,
     TopologySettings,
     TransportSettings,
 )
@@ -186,14 +187,14 @@ class _Training(_Inference):
     training = True
 
     def share(self, session: Session) -> None:
-        from mpc_imaging.engine.optimiser import SGD
+        from mpc_imaging.engine.optimiser import make
 
         super().share(session)
         self.labels = _share(session, PARTIES[0], "labels", self.work.labels)
         parameters = {name: self.model.parameters[name] for name in self.model.trainable()}
         for parameter in parameters.values():
             parameter.requires_grad = True
-        self.optimiser = SGD(parameters, LEARNING_RATE, momentum=0.0, weight_decay=0.0)
+        self.optimiser = make(parameters, TaskSettings(momentum=0.0))
 
     def compute(self) -> dict[str, MPCTensor]:
         """One step, as `tasks.train` does it; returns the new parameters."""
@@ -204,7 +205,7 @@ class _Training(_Inference):
         with no_grad():
             _, gradient = loss_and_gradient(Loss.cross_entropy, logits.detach(), from_share(self.labels), LOSS_VALUE)
         logits.backward(gradient)
-        self.optimiser.step(len(self.first))
+        self.optimiser.step(len(self.first), LEARNING_RATE)
         return {name: self.model.parameters[name] for name in self.model.trainable()}
 
 

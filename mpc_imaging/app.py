@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(problems)
             return 2
     attempts: list[dict[str, Any]] = []
+    sweep_dir: Path | None = None
 
     def job(config: DictConfig) -> None:
+        nonlocal sweep_dir
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_dir = Path(hydra.runtime.output_dir)
         attempts.append({"overrides": overrides, "run_dir": str(run_dir), **attempt(config, run_dir)})
         if args.multirun:
-            Path(hydra.sweep.dir, "points.json").write_text(json.dumps(attempts, indent=1, allow_nan=False))
+            sweep_dir = Path(hydra.sweep.dir)
+            (sweep_dir / "points.json").write_text(json.dumps(attempts, indent=1, allow_nan=False))
 
     try:
         _hand_to_hydra(argv, args, job)
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # --help | head: nobody reads on, and the interpreter's last flush must not complain
         return fall_silent()
-    return _conclude(attempts, sweep=args.multirun)
+    return _conclude(attempts, sweep_dir)
 
 
 def attempt(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -172,6 +175,9 @@ def _local_problems(settings: Settings) -> list[str]:
     paths = {
         "data.path": settings.data.path,
         "model.weights.path": settings.model.weights.path,
+        "model.backbone.path": settings.model.backbone.path,
+        "checkpoint.path": settings.checkpoint.path,
+        "checkpoint.key_file": settings.checkpoint.key_file,
         "randomness.store": settings.randomness.store,
     }
     paths |= {f"data.paths.{name}": path for name, path in settings.data.paths.items()}
@@ -192,6 +198,9 @@ def _make_absolute(settings: Settings) -> None:
     settings.data.path = absolute(settings.data.path)
     settings.data.paths = {name: absolute(path) for name, path in settings.data.paths.items()}
     settings.model.weights.path = absolute(settings.model.weights.path)
+    settings.model.backbone.path = absolute(settings.model.backbone.path)
+    settings.checkpoint.path = absolute(settings.checkpoint.path)
+    settings.checkpoint.key_file = absolute(settings.checkpoint.key_file)
     settings.randomness.store = absolute(settings.randomness.store)
 
 
@@ -223,33 +232,49 @@ def _hand_to_hydra(argv: list[str], args: argparse.Namespace, job: Callable[[Dic
         sys.argv = before
 
 
-def _conclude(attempts: list[dict[str, Any]], sweep: bool) -> int:
-    """Print the outcome; a failure's cause comes last. Returns the exit code."""
+def _conclude(attempts: list[dict[str, Any]], sweep_dir: Path | None) -> int:
+    """Print the outcome; a failure's cause comes last. Returns the exit code. ``sweep_dir``: None for a single run."""
     if not attempts:  # --cfg and the like
         return 0
-    if sweep:
-        common = set.intersection(*(set(point["overrides"]) for point in attempts)) if len(attempts) > 1 else set()
-        _print_table(
-            "sweep_table",
-            [point | {"overrides": [text for text in point["overrides"] if text not in common]} for point in attempts],
-        )
-        return int(any(point["status"] == "failed" for point in attempts))
+    if sweep_dir is not None:
+        return _conclude_sweep(attempts, sweep_dir)
     (only,) = attempts
     if only["status"] == "failed":
         print(f"The run failed; logs of the parties are in {only['run_dir']}/parties", file=sys.stderr)
         _complain([only["error"]])
         return only["exit_code"]
-    _print_table("summary_table", only["metrics"])
+    from mpc_imaging.report import tables
+
+    _print_tables([tables.summary_table(only["metrics"])])
     print(f"Report: {os.path.relpath(only['run_dir'])}/report.html")
     return 0
 
 
-def _print_table(name: str, content: Any) -> None:
+def _conclude_sweep(attempts: list[dict[str, Any]], sweep_dir: Path) -> int:
+    """Print a row for each point, and what folds come to together, of which two files are kept."""
+    from mpc_imaging.report import folds, tables
+
+    common = set.intersection(*(set(point["overrides"]) for point in attempts)) if len(attempts) > 1 else set()
+    _print_tables(
+        [
+            tables.sweep_table(
+                [p | {"overrides": [text for text in p["overrides"] if text not in common]} for p in attempts]
+            )
+        ]
+    )
+    summary = folds.summarise(attempts)
+    if summary is not None:
+        folds.write_folds(sweep_dir, summary)
+        _print_tables(map(folds.folds_table, summary["groups"]))
+        print(f"Folds: {os.path.relpath(sweep_dir)}/folds.html")
+    return int(any(point["status"] == "failed" for point in attempts))
+
+
+def _print_tables(shown: Iterable[Any]) -> None:
     from rich.console import Console
 
-    from mpc_imaging.report import tables
-
-    Console().print(getattr(tables, name)(content))
+    for table in shown:
+        Console().print(table)
 
 
 def _complain(problems: Sequence[str]) -> None:

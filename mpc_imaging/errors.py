@@ -60,6 +60,10 @@ class RangeError(MPCImagingError):
     """A value was too large for ``protocol.comparison_bits``; nothing that depends on it was revealed."""
 
 
+class PrivacyError(MPCImagingError):
+    """A privacy budget that is spent, or noise that cannot be drawn."""
+
+
 class EncodingError(MPCImagingError):
     """A value that the fixed-point encoding cannot hold."""
 

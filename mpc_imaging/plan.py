@@ -121,6 +121,9 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     if not 0 <= arguments.rank < len(compute):
         ranks = ", ".join(f"{rank} ({name})" for rank, name in enumerate(compute))
         problems.append(f"--rank {arguments.rank}: no such compute party; write one of {ranks}")
+    if arguments.write and settings.stops_early():
+        what = "training may stop early, and a store holds sessions of full length; "
+        problems.append(f"--write: {what}write task.early_stopping.patience=null")
     if problems:
         raise ConfigError(problems)
 
@@ -198,6 +201,7 @@ def _record(arguments: argparse.Namespace, settings: Settings, rehearsal: Rehear
         "party": settings.compute_parties()[arguments.rank],
         "digest": rehearsal.plan.digest,
         "demands": rehearsal.plan.count,
+        "stops_early": settings.stops_early(),
         "total": priced(rehearsal.cost),
         "layers": [priced(layer) for layer in rehearsal.layers],
     }
@@ -219,7 +223,8 @@ def _show(record: dict[str, Any]) -> None:
 
     title = f"{record['name']}: {record['task']} over {record['topology']}, at {record['party']}"
     Console().print(price_table(title, record["layers"], record["total"]))
-    print(f"Plan {record['digest'][:16]}, {record['demands']:,} demands. Counts are exact, seconds are estimates.")
+    counts = "Counts are those of all epochs; training may stop early" if record["stops_early"] else "Counts are exact"
+    print(f"Plan {record['digest'][:16]}, {record['demands']:,} demands. {counts}; seconds are estimates.")
 
 
 if __name__ == "__main__":

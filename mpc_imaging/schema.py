@@ -124,6 +124,19 @@ class FoldSettings:
 
 
 @dataclass
+class WindowSettings:
+    """Which grey values of a DICOM image become black and white.
+
+    index: of the windows (or VOI tables) that a file has, from 0; the first where it has fewer. centre, width: in
+    Hounsfield units, for CT, in place of the file's own.
+    """
+
+    index: int = 0
+    centre: float | None = None
+    width: float | None = None
+
+
+@dataclass
 class PhantomSettings:
     """Size of the generated chest phantoms: images in each split."""
 
@@ -150,6 +163,7 @@ class DataSettings:
     std: list[float] = field(default_factory=lambda: [0.25])
     frames: Frames = Frames.first
     invalid: Invalid = Invalid.refuse
+    window: WindowSettings = field(default_factory=WindowSettings)
     class_names: list[str] = field(default_factory=lambda: ["negative", "positive"])
     positive_class: int | None = None
     multi_label: bool = False
@@ -266,7 +280,7 @@ class TaskSettings:
     balanced: bool = False
     label_smoothing: float = 0.0
     early_stopping: EarlyStoppingSettings = field(default_factory=EarlyStoppingSettings)
-    auc_bins: int = 64
+    auc_bins: int = 256
     local_epochs: int = 1
     update_norm: float | None = None
     evaluate_each_epoch: bool = True

@@ -64,6 +64,7 @@ from mpc_imaging.schema import (
     TopologySettings as TopologySettings,
     TransportSettings as TransportSettings,
     WeightsSettings as WeightsSettings,
+    WindowSettings as WindowSettings,
 )
 
 # What a party may set on its own machine without the others noticing; everything else is compared in the handshake.

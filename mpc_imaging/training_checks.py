@@ -48,6 +48,16 @@ def optimiser(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("data.partition.kind", "label_skew takes one class for each image; write even or fraction")
 
 
+def simulation(settings: Settings, party: str | None) -> Iterator[Problem]:
+    """Of what CrypTen as it comes cannot do."""
+    task = settings.task
+    if settings.protocol.name is not ProtocolName.insecure_simulation or task.kind is not TaskKind.train:
+        return
+    if task.optimiser is not Optimiser.sgd or task.clip_norm is not None or task.clip_value is not None:
+        what = "insecure_simulation has plain sgd only; write task.optimiser=sgd without clipping, or protocol=auto"
+        yield Problem("task.optimiser", what)
+
+
 def stopping(settings: Settings, party: str | None) -> Iterator[Problem]:
     """Of the choice of the best epoch."""
     stop, kind = settings.task.early_stopping, settings.task.kind
@@ -101,6 +111,9 @@ def privacy(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("task.balanced", "counts of classes would be used without noise; write class_weights, or false")
     if task.class_weights and max(task.class_weights) > 1:
         yield Problem("task.class_weights", "weights above 1 break the bound on a gradient; scale them to at most 1")
+    if settings.model.weights.source is WeightsSource.pretrain:
+        what = "pre-training adds no noise, so no budget holds for its images; write seed, file or shares"
+        yield Problem("model.weights.source", what)
     if private.micro_batch > 1 and private.input_norm is not None:
         yield Problem("privacy.micro_batch", "a head's residuals are clipped image by image; write 1, or no input_norm")
 
@@ -141,6 +154,13 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
     augment = data.augment
     if augment.copies > 1 and not (augment.flip or augment.shift or augment.rotate or augment.brightness):
         yield Problem("data.augment.copies", "copies of what? Add flip, shift, rotate or brightness, or write 1")
+    window = data.window
+    if (window.centre is None) != (window.width is None):
+        yield Problem("data.window", "a window has a centre and a width; write both, or neither for the file's own")
+    if window.width is not None and not 1 <= window.width < math.inf:
+        yield Problem("data.window.width", f"{window.width:g} is no width in Hounsfield units; write 1 or more")
+    if window.centre is not None and data.kind is not DataKind.dicom:
+        yield Problem("data.window", "only DICOM files have Hounsfield units; write data=dicom, or null")
     folds = data.folds
     if folds.count is not None and not 0 <= folds.index < folds.count:
         yield Problem("data.folds.index", f"{folds.index} is no fold of {folds.count}; write 0 to {folds.count - 1}")
@@ -178,4 +198,4 @@ def _roles(settings: Settings, name: str) -> list[Role]:
     return settings.topology.parties[name].roles
 
 
-CHECKS = (optimiser, stopping, federated, privacy, declared, checkpoints, images, policy)
+CHECKS = (optimiser, simulation, stopping, federated, privacy, declared, checkpoints, images, policy)

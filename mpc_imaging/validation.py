@@ -62,7 +62,13 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     ),
     "a whole number from 0": (
         lambda v: v >= 0,
-        ("randomness.buffer_mb", "task.schedule.warmup_steps", "data.augment.shift", "model.backbone.features"),
+        (
+            "randomness.buffer_mb",
+            "data.window.index",
+            "task.schedule.warmup_steps",
+            "data.augment.shift",
+            "model.backbone.features",
+        ),
     ),
     "a whole number from 2, or null for the splits of the data": (lambda v: v >= 2, ("data.folds.count",)),
     "a whole number from 2 to 1024": (lambda v: 2 <= v <= 1024, ("task.auc_bins",)),

@@ -294,3 +294,43 @@ def test_the_command_itself(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: topology=twohospitals: no such topology; did you mean two_hospitals?")
     assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "indices"),
+    [
+        ([], [0, 1, 2, 3, 4]),
+        (["data.folds.index=0,2"], [0, 2]),
+        (["data.folds.count=3", "data.folds.index=range(3)"], [0, 1, 2]),
+    ],
+)
+def test_folds_end_with_their_mean(
+    parties: Parties, tmp_path: Path, argv: list[str], indices: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "breastmnist.npz").touch()
+    parties.failures[2] = LaunchError("hospital_b: lost", 3)
+    assert app.main(["-m", "experiment=breast_kfold", "data.path=breastmnist.npz", *argv]) == 1
+    assert [settings.data.folds.index for settings in parties.seen] == indices
+    (folder,) = run_dirs()
+    (group,) = json.loads((folder / "folds.json").read_text())["groups"]
+    assert [fold["index"] for fold in group["folds"]] == indices and (folder / "folds.html").exists()
+    assert group["summary"]["auc"]["secure"]["folds"] == len(indices) - 1
+    out = capsys.readouterr().out
+    assert f"{len(indices) - 1} of {len(indices)} folds" in out and out.rstrip().endswith(f"{folder}/folds.html")
+    assert f"fold {indices[1]} failed and is left out" in out
+
+
+def test_other_sweeps_leave_no_folds(parties: Parties, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["-m", "seed=1,2"]) == 0
+    assert not list(run_dirs()[0].glob("folds*")) and "Folds" not in capsys.readouterr().out
+
+
+def test_a_backbone_of_ones_own(parties: Parties, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["model=head_on_backbone", "model.backbone.path=mine.safetensors"]
+    assert app.main(argv) == 2
+    assert capsys.readouterr().err.startswith("error: model.backbone.path: there is no mine.safetensors")
+    (tmp_path / "mine.safetensors").touch()
+    assert app.main(argv) == 0
+    (settings,) = parties.seen
+    assert settings.model.backbone.path == str(tmp_path / "mine.safetensors")
+    assert settings.model.kwargs == {"features": 512, "num_classes": 2, "hidden": 0}

@@ -95,3 +95,23 @@ def test_help_says_what_is_exact(capsys):
         plan.main(["--help"])
     shown = capsys.readouterr().out
     assert "Rounds and bytes are exact" in shown and "Seconds are estimates" in shown
+
+
+STOPPING = (
+    "task=train", "task.epochs=4", "task.early_stopping.metric=loss", "task.early_stopping.patience=1",
+    "+policy.reveal.epoch=[compute]",
+)  # fmt: skip
+
+
+def test_what_may_stop_early_costs_so_much_at_most(tmp_path, capsys):
+    costs = tmp_path / "costs.json"
+    assert plan.main([*TINY, *STOPPING, *IMAGES, "--json", str(costs)]) == 0
+    assert "Counts are those of all epochs; training may stop early" in capsys.readouterr().out
+    record = json.loads(costs.read_text())
+    assert record["stops_early"] and record["total"]["key_bytes"] > 0 and len(record["digest"]) == 64
+
+
+def test_a_store_is_not_for_what_may_stop_early(tmp_path, capsys):
+    assert plan.main([*TINY, *STOPPING, *IMAGES, "--write", str(tmp_path / "plan.json")]) == 2
+    assert "write task.early_stopping.patience=null" in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists()

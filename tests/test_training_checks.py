@@ -49,6 +49,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (PRIVATE | {"task.clip_norm": 1.0}, "privacy.clip bounds gradients already"),
     (PRIVATE | {"task.balanced": True}, "counts of classes would be used without noise"),
     (PRIVATE | {"task.class_weights": [1.0, 2.0]}, "scale them to at most 1"),
+    (PRIVATE | {"model.weights.source": "pretrain"}, "pre-training adds no noise, so no budget holds"),
     (PRIVATE | {"privacy.micro_batch": 2, "privacy.input_norm": 1.0}, "residuals are clipped image by image"),
     (TRAIN | {"resume": True}, "checkpoint.path: resume=true needs it; write the run folder"),
     (TRAIN | {"checkpoint.path": "/run"}, "checkpoint.path: read only with resume=true"),
@@ -58,6 +59,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         RESUMED | {"randomness.mode": "stored", "randomness.store": "/store"},
         "randomness.mode: a store holds whole sessions, not the rest of one",
     ),
+    ({"data.kind": "dicom", "data.path": "/a", "data.window.centre": 40.0}, "a window has a centre and a width"),
+    (
+        {"data.kind": "dicom", "data.path": "/a", "data.window.centre": 40.0, "data.window.width": 0.5},
+        "0.5 is no width in Hounsfield units",
+    ),
+    ({"data.window.centre": 40.0, "data.window.width": 400.0}, "only DICOM files have Hounsfield units"),
     ({"data.augment.copies": 2}, "data.augment.copies: copies of what? Add flip, shift, rotate or brightness"),
     (
         {"data.kind": "medmnist", "data.path": "/a", "data.folds.count": 1},

@@ -1,6 +1,6 @@
 """The same job in plaintext: same splits, initial weights, batches, loss and optimiser as the secure run.
 
-The losses here are the definitions that secure training follows. An epoch's training loss is the mean over its images
+Losses and optimisers are those of `optimisers`. An epoch's training loss is the mean over its images
 of the loss that each had when its batch was seen, before that batch's update.
 """
 
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from mpc_imaging.baselines import optimisers
+from mpc_imaging.baselines.private import PrivateGradients, train_private
+from mpc_imaging.baselines.rates import learning_rate
 from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.errors import DataError
-from mpc_imaging.report.metrics import classification_metrics, log_softmax
-from mpc_imaging.settings import Loss, Settings, TaskKind, TaskSettings
+from mpc_imaging.report.metrics import output_metrics
+from mpc_imaging.settings import Settings, TaskKind, TaskSettings
 
 if TYPE_CHECKING:
     from mpc_imaging.data.loading import Split
-
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,19 @@ class PlaintextResult:
     """What the plaintext run gave for ``settings.task.split``, rows in joint order, and the weights it ended with."""
 
     ids: list[str]
-    labels: torch.Tensor  # int64 (N,)
+    labels: torch.Tensor  # int64 (N,), or with data.multi_label (N, K)
     logits: torch.Tensor  # float32 (N, K)
     history: list[dict[str, Any]]  # as in result.json: epoch, loss, val, seconds
     state_dict: dict[str, torch.Tensor]
 
 
-def run_plaintext(settings: Settings, module: nn.Module, data: dict[str, list[Split]]) -> PlaintextResult:
+def run_plaintext(
+    settings: Settings, module: nn.Module, data: dict[str, list[Split]], private: PrivateGradients | None = None
+) -> PlaintextResult:
     """Run ``settings.task`` with ``module`` as its start; the module itself stays as it is.
 
-    ``data`` maps a split to its `Split` of each owner, in the order of the data owners.
+    ``data`` maps a split to its `Split` of each owner, in the order of the data owners. ``private``: makes gradients
+    private.
 
     Raises:
         DataError: a split that the task needs has no images.
@@ -50,7 +53,7 @@ def run_plaintext(settings: Settings, module: nn.Module, data: dict[str, list[Sp
     task, model = settings.task, copy.deepcopy(module).eval()
     history: list[dict[str, Any]] = []
     if task.kind is TaskKind.train:
-        history = _train(settings, model, data)
+        history = _train(settings, model, data, private)
     images, labels, ids = _joint(data, task.split)
     batch_size = task.eval_batch_size if task.kind is TaskKind.train else task.batch_size
     logits = predict(model, images, batch_size)
@@ -62,33 +65,31 @@ def train_plaintext(
     module: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    loss: Loss,
+    task: TaskSettings,
     seed: int,
     on_epoch: Callable[[int, float], None] | None = None,
+    part: range | None = None,
 ) -> list[float]:
-    """Train ``module`` in place by SGD on images (N, C, H, W) and labels (N,); the mean loss of each epoch.
+    """Train ``module`` in place on images (N, C, H, W) and labels (N,), as ``task`` says; the mean loss of each epoch.
 
     Batches are those of `batch_schedule`. ``on_epoch(epoch, loss)`` is called after each epoch, counted from 1, with
     the module in eval mode, in which it is also left. Dropout draws from the seed, not from torch's global generator.
+    part: which of ``task.epochs`` to train, counted from 0, by their learning rates; all by default.
     """
-    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    criterion = loss_function(loss)
-    losses = []
+    optimiser = optimisers.make(module.parameters(), task)
+    criterion = optimisers.loss_function(task, _class_weights(module, images, labels, task))
+    losses, part = [], part or range(task.epochs)
+    schedule = batch_schedule(len(images), task.batch_size, len(part), seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for epoch, batches in enumerate(batch_schedule(len(images), batch_size, epochs, seed), start=1):
+        for epoch, batches in enumerate(schedule, start=1):
             module.train()
             total = 0.0
-            for rows in batches:
-                optimizer.zero_grad()
+            for step, rows in enumerate(batches, part[epoch - 1] * len(batches)):
+                optimiser.zero_grad()
                 value = criterion(module(images[rows]), labels[rows])
                 value.backward()
-                optimizer.step()
+                optimisers.descend(optimiser, task, learning_rate(task, step, len(batches)))
                 total += value.item() * len(rows)
             losses.append(total / len(images))
             module.eval()
@@ -97,31 +98,12 @@ def train_plaintext(
     return losses
 
 
-def loss_function(loss: Loss) -> LossFunction:
-    """The loss of one batch as a function of logits (B, K) and int64 labels (B,): a scalar."""
-    return {
-        Loss.cross_entropy: cross_entropy,
-        Loss.binary_cross_entropy: binary_cross_entropy,
-        Loss.mse: mean_squared_error,
-    }[loss]
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the B images of -log softmax(logits)[label]. Gradient in the logits: (softmax - one_hot) / B."""
-    return F.cross_entropy(logits, labels)
-
-
-def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over all B * K elements of the BCE of sigmoid(logits) with the one-hot labels: K yes-or-no answers.
-
-    Gradient in the logits: (sigmoid - one_hot) / (B * K).
-    """
-    return F.binary_cross_entropy_with_logits(logits, _one_hot(logits, labels))
-
-
-def mean_squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over all B * K elements of (logits - one_hot)**2. Gradient in the logits: 2 (logits - one_hot) / (B * K)."""
-    return F.mse_loss(logits, _one_hot(logits, labels))
+def _class_weights(
+    module: nn.Module, images: torch.Tensor, labels: torch.Tensor, task: TaskSettings
+) -> torch.Tensor | None:
+    if not task.class_weights and not task.balanced:
+        return None
+    return optimisers.class_weights(task, labels, predict(module, images[:1], 1).shape[1])
 
 
 @torch.no_grad()
@@ -131,7 +113,9 @@ def predict(module: nn.Module, images: torch.Tensor, batch_size: int) -> torch.T
     return torch.cat([module(batch) for batch in images.split(batch_size)])
 
 
-def _train(settings: Settings, model: nn.Module, data: dict[str, list[Split]]) -> list[dict[str, Any]]:
+def _train(
+    settings: Settings, model: nn.Module, data: dict[str, list[Split]], private: PrivateGradients | None
+) -> list[dict[str, Any]]:
     """Train ``model`` in place as ``settings.task`` says; the history, with metrics on ``val`` where it has images."""
     task = settings.task
     images, labels, _ = _joint(data, "train")
@@ -147,19 +131,10 @@ def _train(settings: Settings, model: nn.Module, data: dict[str, list[Split]]) -
         history.append({"epoch": epoch, "loss": finite, "val": val, "seconds": seconds})
         started = time.perf_counter()
 
-    train_plaintext(
-        model,
-        images,
-        labels,
-        task.epochs,
-        task.batch_size,
-        task.lr,
-        task.momentum,
-        task.weight_decay,
-        task.loss,
-        settings.seed,
-        record,
-    )
+    if private is None:
+        train_plaintext(model, images, labels, task, settings.seed, record)
+    else:
+        train_private(model, images, labels, private, task, settings.seed, on_epoch=record)
     return history
 
 
@@ -168,7 +143,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     images, labels, _ = _joint(data, "val")
     logits = predict(model, images, task.eval_batch_size)
-    return classification_metrics(log_softmax(logits.numpy()), labels.numpy(), positive_class)
+    return output_metrics(logits.numpy(), labels.numpy(), positive_class)
 
 
 def _joint(data: dict[str, list[Split]], split: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -178,7 +153,3 @@ def _joint(data: dict[str, list[Split]], split: str) -> tuple[torch.Tensor, torc
         raise DataError([f"the {split} split has no images: check data.path, data.limit.{split} and data.partition"])
     ids = [image_id for part in parts for image_id in part.ids]
     return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), ids
-
-
-def _one_hot(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.one_hot(labels, logits.shape[1]).to(logits.dtype)

@@ -1,236 +1,158 @@
 """Read one DICOM file: the grey levels or colours that a viewer shows first, as float32 arrays in [0, 1].
 
-Grey images go through the modality LUT or rescale, then through the file's first VOI LUT or window, whose output range
-becomes [0, 1]. A file without either is shown as viewers show it: 8 bits are display values already (0 to 255),
-anything deeper is stretched from its own minimum to its own maximum, since no scanner uses all of 12 or 16 bits.
-MONOCHROME1 is inverted, so white is always dense; pixel padding is always black. Colour is divided by its full range.
+Grey images go through the modality LUT or rescale, then through one of the file's VOI LUTs or windows, whose output
+range becomes [0, 1]; a CT through a window in Hounsfield units, if one is given. A file without any is shown as viewers
+show it: 8 bits are display values already (0 to 255), anything deeper is stretched from its own minimum to its own
+maximum, since no scanner uses all of 12 or 16 bits. MONOCHROME1 is inverted, so white is always dense; pixel padding is
+always black. Colour is divided by its full range. Overlays are ignored, also those in unused bits of the pixels.
 
-Only the tags named here are parsed: names, dates and identifiers of the patient never enter the process.
+Only the tags named here are kept: names, dates and identifiers of the patient are skipped.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from enum import Enum
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
-from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import RTDoseStorage, SegmentationStorage
+from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    MediaStorageDirectoryStorage,
+    RTDoseStorage,
+    SegmentationStorage,
+)
 
+from mpc_imaging.data import palette, pixels, windows
+from mpc_imaging.data.header import Header, open_header, refusing
 from mpc_imaging.data.images import match_channels
-from mpc_imaging.errors import MPCImagingError
+from mpc_imaging.data.limits import MAX_RETURNED_SAMPLES
+from mpc_imaging.data.refusals import ImageError, Reason
+from mpc_imaging.data.windows import FIRST, Window
 from mpc_imaging.settings import Frames
 
-# pydicom's warnings quote header values, and a log must not: they stay out of every handler of the party.
-logging.getLogger("pydicom").propagate = False
+__all__ = ["ImageError", "Picture", "Reason", "Window", "directory_files", "open_picture", "read_dicom"]
 
-_TAGS = """
-SOPClassUID SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated
-BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit RescaleIntercept RescaleSlope
-ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction VOILUTSequence SharedFunctionalGroupsSequence
-PerFrameFunctionalGroupsSequence RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor
-BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData
-BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
-SegmentedBluePaletteColorLookupTableData ExtendedOffsetTable ExtendedOffsetTableLengths FloatPixelData
-DoubleFloatPixelData PixelData
-"""
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"  # newer than pydicom 3.0's list
 _NOT_PICTURES = (SegmentationStorage, _LABEL_MAP_SEGMENTATION, RTDoseStorage)
 
 
-class Reason(Enum):
-    """Why a file gives no image."""
+class Picture:
+    """One open image file of ``count`` frames, each decoded when it is asked for: a long cine takes little memory."""
 
-    missing = "there is no such file"
-    unreadable = "the file cannot be opened: check its permissions"
-    not_dicom = "not a DICOM file (no DICM prefix)"
-    no_image = "a DICOM object without an image (report, plan, structure set or directory)"
-    not_a_picture = "a mask or dose grid, not a picture of the patient: list the image it was made from"
-    truncated = "truncated: the pixel data end early or are missing"
-    no_decoder = "no decoder for its compression: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-    unsupported = "a colour model that is not supported: convert it to RGB or MONOCHROME2"
-    damaged = "damaged: its header or pixel data cannot be decoded"
+    def __init__(self, header: Header) -> None:
+        self.header = header.elements
+        self._pixels = pixels.Pixels(header)
+        self.count = self._pixels.count
+        self.samples = self._pixels.shape.rows * self._pixels.shape.columns
+
+    def shown(self, indices: Iterable[int], channels: int, window: Window = FIRST) -> Iterator[np.ndarray]:
+        """Yield what a viewer shows of the frames: float32 (channels, H, W) in [0, 1].
+
+        Raises:
+            ImageError: a frame cannot be decoded or shown.
+        """
+        for index in indices:
+            with refusing():
+                ((stored, photometric),) = self._pixels.decode([index])
+                if photometric in _GREY:
+                    image = windows.shown(stored, self.header, index, window)[np.newaxis]
+                else:
+                    image = _colours(stored, photometric, self.header)
+                frame = match_channels(np.clip(image, 0, 1).astype(np.float32), channels)
+            yield frame
+
+    def values(self, index: int) -> np.ndarray:
+        """Return the modality's values of a grey frame, Hounsfield units for CT: float32 (H, W).
+
+        Raises:
+            ImageError: the frame cannot be decoded, or has colours.
+        """
+        with refusing():
+            ((stored, photometric),) = self._pixels.decode([index])
+            if photometric not in _GREY:
+                raise ImageError(Reason.unsupported)
+            return windows.modality_values(stored, self.header, index).astype(np.float32)
 
 
-class ImageError(MPCImagingError):
-    """A file that gives no image; ``reason`` says why. The message carries nothing from the file's header."""
+@contextmanager
+def open_picture(path: Path, keywords: Iterable[str] = ()) -> Iterator[Picture]:
+    """Open an image file for the block; ``keywords`` are further elements to keep in its ``header``.
 
-    def __init__(self, reason: Reason) -> None:
-        self.reason = reason
-        super().__init__(reason.value)
+    Raises:
+        ImageError: the file is missing, truncated, damaged, larger than the limits, no image, or compressed in a way
+            that cannot be decoded.
+    """
+    with open_header(path, [*f"{pixels.KEYWORDS} {windows.KEYWORDS} {palette.KEYWORDS}".split(), *keywords]) as header:
+        with refusing():
+            _check_kind(header)
+            picture = Picture(header)
+        yield picture
 
 
-def read_dicom(path: Path, frames: Frames, channels: int) -> list[np.ndarray]:
+def read_dicom(path: Path, frames: Frames, channels: int, window: Window = FIRST) -> list[np.ndarray]:
     """Decode the chosen frames of one file: float32 arrays (channels, H, W) in [0, 1].
 
     Raises:
-        ImageError: the file is missing, truncated, damaged, no image, or compressed in a way that cannot be decoded.
+        ImageError: as `open_picture`, or the file has no such window, or its frames together exceed the limits.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = _read(path)
-        _check(header)
-        try:
-            return [match_channels(_frame(header, index), channels) for index in _chosen(header, frames)]
-        except ImageError:
-            raise
-        except Exception:  # decoders raise whatever they like on damaged input, and their texts may quote the header
-            raise ImageError(Reason.damaged) from None
+    with open_picture(path) as picture:
+        chosen = _chosen(picture.count, frames)
+        if len(chosen) * picture.samples * channels > MAX_RETURNED_SAMPLES:
+            raise ImageError(Reason.too_large)
+        return list(picture.shown(chosen, channels, window))
 
 
-def _read(path: Path) -> Dataset:
-    try:
-        return dcmread(path, specific_tags=_TAGS.split())
-    except FileNotFoundError:
-        raise ImageError(Reason.missing) from None
-    except OSError:
-        raise ImageError(Reason.unreadable) from None
-    except InvalidDicomError:
-        raise ImageError(Reason.not_dicom) from None
-    except Exception:
-        raise ImageError(Reason.damaged) from None
+def directory_files(path: Path) -> list[Path]:
+    """Return the image files that a DICOMDIR refers to, relative to its folder, in its order.
+
+    Raises:
+        ImageError: the file is no DICOMDIR, is damaged, or refers to a file outside its folder.
+    """
+    with open_header(path, ["DirectoryRecordSequence"]) as header, refusing():
+        if _storage(header) != MediaStorageDirectoryStorage:
+            raise ImageError(Reason.not_dicom)
+        found = []
+        for record in header.elements.get("DirectoryRecordSequence") or []:
+            parts = record.get("ReferencedFileID")
+            if record.get("DirectoryRecordType") != "IMAGE" or not parts:
+                continue
+            names = [parts] if isinstance(parts, str) else list(parts)
+            if any(not name.strip(". ") or set(name) & set("/\\:\0") for name in names):
+                raise ImageError(Reason.damaged)
+            found.append(Path(*names))
+        return found
 
 
-def _check(header: Dataset) -> None:
-    """Find the reasons that can be told from the header."""
-    storage = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+def _storage(header: Header) -> UID | None:
+    return header.elements.get("SOPClassUID") or header.elements.file_meta.get("MediaStorageSOPClassUID")
+
+
+def _check_kind(header: Header) -> None:
+    """Find the reasons that can be told from the kind of object."""
+    storage = _storage(header)
+    if storage == MediaStorageDirectoryStorage:
+        raise ImageError(Reason.directory)
     if storage in _NOT_PICTURES:
         raise ImageError(Reason.not_a_picture)
-    if not any(keyword in header for keyword in _PIXELS):
-        declares_image = "Rows" in header or (storage is not None and "Image Storage" in storage.name)
+    if header.pixels is None:
+        declares_image = "Rows" in header.elements or (storage is not None and "Image Storage" in storage.name)
         raise ImageError(Reason.truncated if declares_image else Reason.no_image)
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    try:
-        decodable = get_decoder(syntax).is_available
-        short = not syntax.is_encapsulated and len(_pixel_bytes(header)) < get_expected_length(header)
-    except NotImplementedError:
-        raise ImageError(Reason.no_decoder) from None
-    except Exception:
-        raise ImageError(Reason.damaged) from None
-    if not decodable:
-        raise ImageError(Reason.no_decoder)
-    if short:
-        raise ImageError(Reason.truncated)
 
 
-def _pixel_bytes(header: Dataset) -> bytes:
-    return next(header[keyword].value for keyword in _PIXELS if keyword in header)
-
-
-def _chosen(header: Dataset, frames: Frames) -> range:
-    count = int(header.get("NumberOfFrames") or 1)
+def _chosen(count: int, frames: Frames) -> range:
     if frames is Frames.all:
         return range(count)
     first = 0 if frames is Frames.first else count // 2
     return range(first, first + 1)
 
 
-def _frame(header: Dataset, index: int) -> np.ndarray:
-    """Decode frame ``index``: float32 (1, H, W) or (3, H, W) in [0, 1]."""
-    stored = pixel_array(header, index=index)
-    photometric = header.PhotometricInterpretation
-    if photometric in _GREY:
-        shown = _grey(stored, header, index)[np.newaxis]
-    elif photometric == "PALETTE COLOR":
-        colours = apply_color_lut(stored, header)
-        shown = np.moveaxis(colours[..., :3] / np.iinfo(colours.dtype).max, -1, 0)
-    elif photometric == "RGB" or photometric.startswith("YBR_"):  # pydicom hands YBR over as RGB
-        shown = np.moveaxis(stored / (2.0**header.BitsStored - 1), -1, 0)
-    else:
-        raise ImageError(Reason.unsupported)
-    return np.clip(shown, 0, 1).astype(np.float32)
-
-
-def _grey(stored: np.ndarray, header: Dataset, index: int) -> np.ndarray:
-    """Stored values (H, W) to what a viewer shows, in [0, 1]."""
-    modality = _group(header, index, "PixelValueTransformationSequence")
-    voi = _group(header, index, "FrameVOILUTSequence")
-    padding = _padding(stored, header)
-    values = stored.astype(np.float64)
-    if modality.get("ModalityLUTSequence"):
-        values = _look_up(values, modality.ModalityLUTSequence[0], header)[0]
-    elif modality.get("RescaleSlope") is not None:
-        values = values * float(modality.RescaleSlope) + float(modality.get("RescaleIntercept") or 0)
-    if not np.isfinite(values).all():
-        raise ImageError(Reason.damaged)
-
-    if voi.get("VOILUTSequence"):
-        table, full = _look_up(values, voi.VOILUTSequence[0], header)
-        shown = table / full
-    elif _has_window(voi):
-        shown = _window(values, voi)
-    elif stored.dtype == np.uint8 and header.BitsStored == 8 and np.array_equal(values, stored):
-        shown = values / 255
-    else:
-        shown = _stretch(values, padding)
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        shown = 1 - shown
-    return np.where(padding, 0.0, shown)
-
-
-def _group(header: Dataset, index: int, keyword: str) -> Dataset:
-    """Return what holds this frame's LUTs: a functional group of an enhanced multi-frame object, else the header."""
-    frames = header.get("PerFrameFunctionalGroupsSequence") or []
-    own = [frames[index]] if index < len(frames) else []
-    for groups in (*own, *(header.get("SharedFunctionalGroupsSequence") or [])):
-        if groups.get(keyword):
-            return groups[keyword].value[0]
-    return header
-
-
-def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    """Mark the pixels (H, W) outside the detector or the reconstructed circle."""
-    value = header.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, dtype=bool)
-    limit = header.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, value if limit is None else limit))
-    return (stored >= low) & (stored <= high)
-
-
-def _look_up(values: np.ndarray, item: Dataset, header: Dataset) -> tuple[np.ndarray, float]:
-    """Map values through one LUT item (PS3.3 C.11.1.1.1); return them and the LUT's largest possible output.
-
-    pydicom's own apply_voi indexes in the type of the output, so a table of 4096 entries of 8 bits wraps round at 256.
-    """
-    entries, first, bits = item.LUTDescriptor
-    data = item.LUTData
-    if isinstance(data, bytes):
-        order = "<" if header.original_encoding[1] else ">"
-        data = np.frombuffer(data, dtype=np.uint8 if len(data) == entries else f"{order}u2")
-    table = np.atleast_1d(np.asarray(data, dtype=np.float64))
-    index = np.clip(np.rint(values) - first, 0, min(entries or 2**16, len(table)) - 1).astype(np.int64)
-    return table[index], 2.0**bits - 1
-
-
-def _has_window(voi: Dataset) -> bool:
-    width = _first(voi.get("WindowWidth"))
-    smallest = 1 if voi.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
-    return _first(voi.get("WindowCenter")) is not None and width is not None and float(width) >= smallest
-
-
-def _window(values: np.ndarray, voi: Dataset) -> np.ndarray:
-    """Apply the first window (PS3.3 C.11.2.1.2), from rescaled values to [0, 1]."""
-    window = Dataset()
-    window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 16
-    window.WindowCenter, window.WindowWidth = _first(voi.WindowCenter), _first(voi.WindowWidth)
-    window.VOILUTFunction = voi.get("VOILUTFunction") or "LINEAR"
-    return apply_windowing(values, window) / (2.0**16 - 1)
-
-
-def _first(value: object) -> object:
-    return value[0] if isinstance(value, list) or hasattr(value, "append") else value
-
-
-def _stretch(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    """Stretch from the smallest to the largest value outside the padding; a flat image becomes black."""
-    inside = values[~padding]
-    low, high = (inside.min(), inside.max()) if inside.size else (0.0, 0.0)
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+def _colours(stored: np.ndarray, photometric: str, header: Dataset) -> np.ndarray:
+    """Return colours (3, H, W) in [0, 1] of stored indices (H, W) or colours (H, W, 3)."""
+    if photometric == "PALETTE COLOR":
+        return palette.colours(stored, header)
+    if photometric == "RGB" and stored.ndim == 3:  # pydicom hands YBR over as RGB
+        return np.moveaxis(stored / (2.0**header.BitsStored - 1), -1, 0)
+    raise ImageError(Reason.unsupported)

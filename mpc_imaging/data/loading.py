@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mpc_imaging.data import medmnist, phantoms
+from mpc_imaging.data import folds, medmnist, phantoms
+from mpc_imaging.data.augment import augmented
 from mpc_imaging.data.dicom import ImageError, read_dicom
 from mpc_imaging.data.images import normalise, resize
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.rows import Row, subset
+from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Invalid, PartitionKind, Settings
 
@@ -27,8 +30,10 @@ logger = logging.getLogger("mpc_imaging.data")
 class Split:
     """One party's images of one split, in a fixed order.
 
-    ``images`` is float32 (N, C, H, W), normalised; ``labels`` int64 (N,); ``ids`` N pseudonyms, unique within the run:
-    ``<party>-<split>-<row of manifest.csv>`` or ``<split>-<row of the .npz>``.
+    ``images`` is float32 (N, C, H, W), normalised, or (N, F), features of images; ``labels`` int64 (N,), or with
+    data.multi_label (N, K) of 0 and 1. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<row of
+    manifest.csv>`` or ``<split>-<row of the .npz>``, with the split that the data set has the image in, and ``-a<k>``
+    at the end of the k-th copy of a train image.
     """
 
     images: torch.Tensor
@@ -56,15 +61,24 @@ class _Source:
     shared: bool
 
 
+@dataclass(frozen=True)
+class _Pixels:
+    """Images of one split as they were read: float32 (n, C, H, W) in [0, 1] each, with labels and ids of all."""
+
+    images: list[torch.Tensor] = field(repr=False)
+    labels: list[int | tuple[int, ...]] = field(repr=False)
+    ids: list[str]
+
+
 def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[str]) -> dict[str, Split]:
-    """Read the images that ``party`` owns, and no others.
+    """Read the images that ``party`` owns, and no others; of train images also the copies that data.augment asks for.
 
     ``folder`` is the party's run folder, where phantoms are written. Files that cannot be used are named in the log
     ``mpc_imaging.data`` and left out with data.invalid=skip.
 
     Raises:
         DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, or an owner
-            would hold no image at all.
+            would hold no image at all, or too few patients for data.folds.
         ConfigError: data.partition.kind=private, but the images are phantoms.
     """
     data = settings.data
@@ -77,8 +91,8 @@ def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[st
         own = source.rows
     else:
         source = _source(data, party, owners)
-        own = (_own_share if source.shared else _own_limit)(source.rows, data, owners, party, splits)
-    loaded = _read(source, own, splits)
+        own = _own_rows(source, owners, splits)
+    loaded = _read(source, own, splits, settings.seed)
     if not any(loaded.values()):
         raise DataError([f"{party} holds no usable image of {', '.join(splits)}: see its log, or add images"])
     for split, images in loaded.items():
@@ -89,7 +103,8 @@ def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[st
 def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -> Split:
     """Read all images of a split that ``party`` can reach, for a model owner's plaintext training.
 
-    That is data.paths of the party, else data.path, else all phantoms; data.limit holds, data.partition does not.
+    That is data.paths of the party, else data.path, else all phantoms; data.limit holds, data.partition does not. With
+    data.folds they are those that the owners have in that split, val set apart. Nothing is augmented.
 
     Raises:
         DataError: as `load_party`, or the split is empty.
@@ -101,7 +116,8 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
         own = source.rows
     else:
         source = _source(data, party, [party])
-        own = _limited(source.rows, data, split)
+        rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
+        own = _limited(rows, data, split)
     loaded = _read(source, own, [split])[split]
     if not loaded:
         raise DataError([f"{source.path}: there is no usable image of {split}: add some, or train on other weights"])
@@ -113,9 +129,9 @@ def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
     if data.kind is DataKind.medmnist:
-        rows = medmnist.read_rows(path, SPLITS, data.class_names)
+        rows = medmnist.read_rows(path, SPLITS, data.class_names, data.multi_label)
         return _Source(data, party, path, rows, [], not private)
-    rows, rejected = read_manifest(path, data.class_names)
+    rows, rejected = read_manifest(path, data.class_names, data.multi_label)
     return _Source(data, party, path, rows, rejected, not private)
 
 
@@ -142,7 +158,7 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
 def _phantom_source(data: DataSettings, party: str, folder: Path, rows: Sequence[Row]) -> _Source:
     """Write the phantoms of ``rows``, then take them from their manifest as any folder of DICOM files."""
     phantoms.write(folder, rows, data.phantoms.seed, data.class_names)
-    own, rejected = read_manifest(folder, data.class_names)
+    own, rejected = read_manifest(folder, data.class_names, data.multi_label)
     return _Source(data, party, folder, own, rejected, shared=False)
 
 
@@ -171,6 +187,28 @@ def _own_share(
     return wanted[party]
 
 
+def _own_rows(source: _Source, owners: Sequence[str], splits: Sequence[str]) -> list[Row]:
+    """The rows of a data owner: its share of one data set for all, or its own; in folds if data.folds says so."""
+    data, party = source.data, source.party
+    if data.folds.count is None:
+        return (_own_share if source.shared else _own_limit)(source.rows, data, owners, party, splits)
+    rows = folds.pooled(source.rows)
+    if source.shared:
+        rows = divide(rows, owners, data.partition, len(data.class_names))[party]
+    rows = folds.assign(rows, data.folds, data.partition.seed, "val" in splits, party)
+    return _own_limit(rows, data, owners, party, splits)
+
+
+def _all_folds(source: _Source, owners: Sequence[str]) -> list[Row]:
+    """All rows in reach of a model owner, each in the split that its data owner has it in."""
+    data = source.data
+    rows = folds.pooled(source.rows)
+    divided = divide(rows, owners, data.partition, len(data.class_names)) if source.shared else {source.party: rows}
+    return [
+        row for owner, own in divided.items() for row in folds.assign(own, data.folds, data.partition.seed, True, owner)
+    ]
+
+
 def _own_limit(
     rows: Sequence[Row], data: DataSettings, owners: Sequence[str], party: str, splits: Sequence[str]
 ) -> list[Row]:
@@ -184,29 +222,39 @@ def _own_limit(
     return kept
 
 
-def _read(source: _Source, own: Sequence[Row], splits: Sequence[str]) -> dict[str, Split]:
+def _read(source: _Source, own: Sequence[Row], splits: Sequence[str], seed: int | None = None) -> dict[str, Split]:
+    """Read the rows by split; ``seed``: of the augmentation of train images, None for none."""
     rows = {split: [row for row in own if row.split == split] for split in splits}
     if source.data.kind is DataKind.medmnist:
-        return {split: _read_npz(source, split, rows[split]) for split in splits}
-    return _read_files(source, rows)
+        parts = {split: _read_npz(source, split, rows[split]) for split in splits}
+    else:
+        parts = _read_files(source, rows)
+    if seed is not None and "train" in parts:
+        parts["train"] = _augmented(source, parts["train"], seed)
+    return {split: _split(source.data, part) for split, part in parts.items()}
 
 
-def _read_npz(source: _Source, split: str, rows: Sequence[Row]) -> Split:
+def _read_npz(source: _Source, split: str, rows: Sequence[Row]) -> _Pixels:
     data = source.data
     prefix = "" if source.shared else f"{source.party}-"
     if not rows:
-        return _split(data, [], [], [])
-    pixels = medmnist.read_images(source.path, split, [row.number for row in rows], data.channels)
+        return _Pixels([], [], [])
+    rows = sorted(rows, key=lambda row: SPLITS.index(row.origin))
+    parts = [
+        medmnist.read_images(source.path, origin, [row.number for row in same], data.channels)
+        for origin, same in itertools.groupby(rows, key=lambda row: row.origin)
+    ]
+    pixels = np.concatenate(parts)
     copies = len(pixels) - len({_digest(image) for image in pixels})
     if copies:
         logger.info(
             "%d of %d %s images repeat another one: MedMNIST has some, they are kept", copies, len(pixels), split
         )
-    ids = [f"{prefix}{split}-{row.number:05d}" for row in rows]
-    return _split(data, [resize(torch.from_numpy(pixels), data.image_size)], [row.label for row in rows], ids)
+    ids = [f"{prefix}{row.origin}-{row.number:05d}" for row in rows]
+    return _Pixels([resize(torch.from_numpy(pixels), data.image_size)], [row.label for row in rows], ids)
 
 
-def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, Split]:
+def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixels]:
     """Decode the party's DICOM files, file by file; refuse or leave out what cannot be used."""
     data = source.data
     rejected = list(source.rejected)
@@ -216,7 +264,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, Split]
         images, labels, ids = [], [], []
         for row in own:
             try:
-                frames = read_dicom(source.path / row.file, data.frames, data.channels)
+                frames = read_dicom(source.path / row.file, data.frames, data.channels, _window(data))
             except ImageError as error:
                 rejected.append(f"row {row.number}, {row.file}: {error}")
                 continue
@@ -226,11 +274,16 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, Split]
                 continue
             images += [resize(torch.from_numpy(frame)[None], data.image_size) for frame in frames]
             labels += [row.label] * len(frames)
-            name = f"{source.party}-{split}-{row.number:05d}"
+            name = f"{source.party}-{row.origin}-{row.number:05d}"
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
-        loaded[split] = _split(data, images, labels, ids)
+        loaded[split] = _Pixels(images, labels, ids)
     _report(rejected, data.invalid)
     return loaded
+
+
+def _window(data: DataSettings) -> Window:
+    chosen = data.window
+    return Window(chosen.index, None if chosen.centre is None else (chosen.centre, chosen.width))
 
 
 def _report(rejected: Sequence[str], invalid: Invalid) -> None:
@@ -241,10 +294,20 @@ def _report(rejected: Sequence[str], invalid: Invalid) -> None:
         raise DataError([*rejected[:-1], f"{rejected[-1]} ({hint})"])
 
 
-def _split(data: DataSettings, images: list[torch.Tensor], labels: list[int], ids: list[str]) -> Split:
+def _augmented(source: _Source, part: _Pixels, seed: int) -> _Pixels:
+    augment = source.data.augment
+    if augment.copies == 1 or not part.ids:
+        return part
+    images, ids = augmented(torch.cat(part.images), part.ids, augment, seed, source.party)
+    return _Pixels([images], part.labels * augment.copies, ids)
+
+
+def _split(data: DataSettings, part: _Pixels) -> Split:
     size = data.image_size
-    joint = torch.cat(images) if images else torch.zeros(0, data.channels, size, size)
-    return Split(normalise(joint, data.mean, data.std), torch.tensor(labels, dtype=torch.int64), ids)
+    joint = torch.cat(part.images) if part.images else torch.zeros(0, data.channels, size, size)
+    labels = torch.tensor(part.labels, dtype=torch.int64)
+    labels = labels.reshape(-1, len(data.class_names)) if data.multi_label else labels
+    return Split(normalise(joint, data.mean, data.std), labels, part.ids)
 
 
 def _digest(*arrays: np.ndarray) -> bytes:

@@ -1,7 +1,8 @@
 """Read manifest.csv, the list of images in a folder of DICOM files.
 
-Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index), ``patient`` (any
-pseudonym), ``split`` (train, val or test), and optionally ``site``; other columns are subgroups, left alone here.
+Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index; with data.multi_label
+any number of them, separated by semicolons), ``patient`` (any pseudonym), ``split`` (train, val or test), and
+optionally ``site``; other columns are subgroups, left alone here.
 
 Messages name rows as a spreadsheet counts them (the header is row 1) and files, but quote no other cell: they travel.
 """
@@ -18,11 +19,14 @@ from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS
 
 NAME = "manifest.csv"
+SEPARATOR = ";"
 REQUIRED = ("file", "label", "patient", "split")
 
 
-def read_manifest(folder: Path, class_names: Sequence[str]) -> tuple[list[Row], list[str]]:
+def read_manifest(folder: Path, class_names: Sequence[str], multi_label: bool = False) -> tuple[list[Row], list[str]]:
     """Return the usable rows, and one line for each row that names no label or repeats a file (its first row is kept).
+
+    With ``multi_label`` an empty label means that the image shows none of the classes.
 
     Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
 
@@ -36,13 +40,13 @@ def read_manifest(folder: Path, class_names: Sequence[str]) -> tuple[list[Row], 
     first_row: dict[Path, int] = {}
     root = folder.resolve()
     for number, cells in lines:
-        wrong, label = _problems(cells, class_names)
+        wrong, label = _problems(cells, class_names, multi_label)
         path = (root / cells["file"]).resolve()
         if not path.is_relative_to(root):
             wrong.append("file is outside the folder of the manifest: write a path below it")
         for problem in wrong:
             problems[problem].append(number)
-        if not cells["label"]:
+        if not cells["label"] and not multi_label:
             rejected.append(f"row {number}, {cells['file']}: it has no label")
         elif path in first_row:
             rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
@@ -89,8 +93,10 @@ def _read_lines(folder: Path) -> list[tuple[int, dict[str, str]]]:
     return [(number, dict(zip(columns, line + [""] * len(columns), strict=False))) for number, line in lines]
 
 
-def _problems(cells: dict[str, str], class_names: Sequence[str]) -> tuple[list[str], int | None]:
-    """Check one row: what is wrong with it, and its class index."""
+def _problems(
+    cells: dict[str, str], class_names: Sequence[str], multi_label: bool
+) -> tuple[list[str], int | tuple[int, ...] | None]:
+    """Check one row: what is wrong with it, and its class index, or the 0 or 1 of each class."""
     wrong = []
     if not cells["file"]:
         wrong.append("file is empty")
@@ -98,9 +104,11 @@ def _problems(cells: dict[str, str], class_names: Sequence[str]) -> tuple[list[s
         wrong.append("patient is empty: write a pseudonym, so that no patient ends up in two splits")
     if cells["split"] not in SPLITS:
         wrong.append(f"split must be one of {', '.join(SPLITS)}")
-    label = _label(cells["label"], class_names)
+    label = (_labels if multi_label else _label)(cells["label"], class_names)
     if cells["label"] and label is None:
-        wrong.append(f"label must be one of data.class_names ({', '.join(class_names)}) or 0 to {len(class_names) - 1}")
+        some = "some, separated by semicolons," if multi_label else "one"
+        known = f"data.class_names ({', '.join(class_names)}) or 0 to {len(class_names) - 1}"
+        wrong.append(f"label must be {some} of {known}")
     return wrong, label
 
 
@@ -108,6 +116,11 @@ def _label(cell: str, class_names: Sequence[str]) -> int | None:
     if cell in class_names:
         return list(class_names).index(cell)
     return int(cell) if cell.isascii() and cell.isdigit() and int(cell) < len(class_names) else None
+
+
+def _labels(cell: str, class_names: Sequence[str]) -> tuple[int, ...] | None:
+    found = [_label(name.strip(), class_names) for name in cell.split(SEPARATOR)] if cell else []
+    return None if None in found else tuple(int(k in found) for k in range(len(class_names)))
 
 
 def _leaks(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,7 @@
 """MedMNIST's .npz files: found by path or downloaded, then read row by row.
 
-A file holds ``<split>_images``, uint8 (N, H, W) or (N, H, W, 3), and ``<split>_labels``, integers (N,) or (N, 1).
+A file holds ``<split>_images``, uint8 (N, H, W) or (N, H, W, 3), and ``<split>_labels``, integers (N,) or (N, 1); of a
+set whose images have several labels, such as ChestMNIST, (N, K) of 0 and 1.
 MedMNIST publishes no patients, so each image counts as its own.
 """
 
@@ -22,11 +23,11 @@ _SIZES = (28, 64, 128, 224)
 _CACHE = Path("~/.medmnist")
 
 
-def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str]) -> list[Row]:
+def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str], multi_label: bool = False) -> list[Row]:
     """Return a row for every image of ``splits``, from the labels alone; a split that the file lacks has none.
 
     Raises:
-        DataError: no such file, no MedMNIST file, several labels per image, or labels without a name.
+        DataError: no such file, no MedMNIST file, labels without a name, or several per image without ``multi_label``.
     """
     problems: list[str] = []
     rows: list[Row] = []
@@ -38,12 +39,12 @@ def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str]) -> 
             if f"{split}_labels" not in archive:
                 continue
             labels = _member(archive, path, f"{split}_labels")
-            problem = _label_problem(labels, len(class_names))
+            problem = (_rows_problem if multi_label else _label_problem)(labels, len(class_names))
             if problem:
                 problems.append(f"{path}, {split}_labels: {problem}")
                 continue
-            values = enumerate(labels.reshape(-1).tolist())
-            rows += [Row(index, split, label, patient=f"{split}-{index}") for index, label in values]
+            values = map(tuple, labels.tolist()) if multi_label else labels.reshape(-1).tolist()
+            rows += [Row(index, split, label, patient=f"{split}-{index}") for index, label in enumerate(values)]
     if problems:
         raise DataError(problems)
     return rows
@@ -128,10 +129,19 @@ def _member(archive: NpzFile, path: Path, key: str) -> np.ndarray:
 
 def _label_problem(labels: np.ndarray, num_classes: int) -> str | None:
     if labels.ndim == 2 and labels.shape[1] > 1:
-        return f"{labels.shape[1]} labels per image (a multi-label set) are not supported: give a set with one"
+        return f"{labels.shape[1]} labels per image: write data.multi_label=true, or give a set with one"
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
         return f"{labels.dtype} of shape {labels.shape} are no class indices of shape (N,) or (N, 1)"
     if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
         span = f"{labels.min()} to {labels.max()}"
         return f"labels run from {span} but data.class_names has {num_classes} names: name every class"
+    return None
+
+
+def _rows_problem(labels: np.ndarray, num_classes: int) -> str | None:
+    if labels.dtype.kind not in "iu" or labels.ndim != 2 or labels.shape[1] != num_classes:
+        wanted = f"(N, {num_classes}) with data.multi_label=true, one column for each of data.class_names"
+        return f"{labels.dtype} of shape {labels.shape} are no labels of shape {wanted}"
+    if not ((labels == 0) | (labels == 1)).all():
+        return "labels must be 0 or 1 with data.multi_label=true"
     return None

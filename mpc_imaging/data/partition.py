@@ -63,8 +63,9 @@ def _deal(
         label, size = patients[patient][0].label, len(patients[patient])
         # Skewed shares hold within a class; all others over the whole split, so that rounding does not add up by class.
         counts = held[patient[0], label if skewed else 0]
-        able = [name for name in owners if shares[label][name] > 0]
-        owner = min(able, key=lambda name: ((counts[name] + size) / shares[label][name], owners.index(name)))
+        share = shares[label if skewed else 0]
+        able = [name for name in owners if share[name] > 0]
+        owner = min(able, key=lambda name: ((counts[name] + size) / share[name], owners.index(name)))  # noqa: B023
         counts[owner] += size
         owner_of[patient] = owner
     return owner_of

@@ -13,15 +13,23 @@ class Row:
     """One image of a data set.
 
     ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
-    split of an .npz file. ``patient`` and ``site`` never leave the party's process.
+    split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient`` and
+    ``site`` never leave the party's process. ``moved_from``: the split that it is read from, where data.folds put it
+    into another.
     """
 
     number: int
     split: str
-    label: int
+    label: int | tuple[int, ...]
     patient: str = field(repr=False)
     site: str = ""
     file: str = ""
+    moved_from: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The split that the data set has it in; with ``number`` it names the row, whatever the folds."""
+        return self.moved_from or self.split
 
 
 def shuffle_key(seed: int, *names: object) -> bytes:
@@ -33,13 +41,13 @@ def subset(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
     """Keep at most ``limit`` rows of one split, in their order, drawn by ``seed``; the classes keep their balance."""
     if limit is None or limit >= len(rows):
         return list(rows)
-    by_label: dict[int, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: shuffle_key(seed, "subset", row.split, row.number)):
+    by_label: dict[int | tuple[int, ...], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: shuffle_key(seed, "subset", row.origin, row.number)):
         by_label[row.label].append(row)
     exact = {label: limit * len(members) / len(rows) for label, members in by_label.items()}
     quota = {label: int(share) for label, share in exact.items()}
     largest_remainder = sorted(exact, key=lambda label: (quota[label] - exact[label], label))
     for label in largest_remainder[: limit - sum(quota.values())]:
         quota[label] += 1
-    kept = {row.number for label, members in by_label.items() for row in members[: quota[label]]}
-    return [row for row in rows if row.number in kept]
+    kept = {(row.origin, row.number) for label, members in by_label.items() for row in members[: quota[label]]}
+    return [row for row in rows if (row.origin, row.number) in kept]

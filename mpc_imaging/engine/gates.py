@@ -13,20 +13,24 @@ import torch
 import torch.nn.functional as F
 
 from mpc_imaging.engine import compat
-from mpc_imaging.engine.tensors import excess, from_share
+from mpc_imaging.engine.tensors import excess, from_share, precision
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
-from mpc_imaging.protocols.ranges import RangeCheck
+from mpc_imaging.protocols.ranges import BLOCK, FINE_BLOCK, Verdict
 from mpc_imaging.protocols.sign import Sign
 from mpc_imaging.randomness.ring import BilinearOp
 
-compat.load()
+crypten = compat.load()
 
 from crypten.mpc import MPCTensor  # noqa: E402
 from crypten.mpc.primitives import ArithmeticSharedTensor  # noqa: E402
 
 # Padding of a max-pool window: below every activation, and differences to it stay below 2**62.
 PAD_VALUE = -(2**61)
+# Bounds in training, below what overflows: of layers in units, of parameters and gradients in units times 2**precision.
+# The optimiser's products of gradients with rates, and of wider ones with factors of 24 bits, then stay below 2**62.
+LAYER_BITS = 37
+PARAMETER_BITS = 13
 
 _context: Context | None = None
 
@@ -49,21 +53,42 @@ def set_context(ctx: Context | None) -> None:
     _context = ctx
 
 
+def watching() -> bool:
+    """Whether the range of values is checked."""
+    return _context is not None and _context.check is not None
+
+
+def watch(x: MPCTensor) -> MPCTensor:
+    """Note the result of a layer in a training step for the range check, if there is one; returns it.
+
+    It may be half as large as the truncation of a product can take, 2**(61 - fraction_bits) units, and at most
+    2**`LAYER_BITS`.
+    """
+    _watch(x, min(LAYER_BITS, 61 - precision()), None, BLOCK)
+    return x
+
+
+def watch_parameter(x: MPCTensor, place: str) -> None:
+    """Note a parameter, or its gradient, for the range check, if there is one: up to 2**`PARAMETER_BITS` in size."""
+    # Small tensors, such as kernels and biases, have the largest gradients; there the finer check costs little.
+    block = FINE_BLOCK if x.nelement() <= 16 * FINE_BLOCK else BLOCK
+    _watch(x, min(PARAMETER_BITS + precision(), 61 - precision()), place, block)
+
+
+def _watch(x: MPCTensor, bits: int, place: str | None, block: int) -> None:
+    if watching() and crypten.CrypTensor.AUTOGRAD_ENABLED:
+        _context.check.watch(x.share, 1 << min(bits + excess(x), 61), place, block)
+
+
 def settle_ranges() -> None:
-    """Count values too large for narrow comparisons, on shares, since the last time: two rounds if that is checked."""
-    check = _range_check()
-    if check is not None:
-        check.settle(_context)
+    """Count values out of range, on shares, since the last time: one comparison, if any were watched."""
+    if watching():
+        _context.check.settle(_context)
 
 
-def range_bit() -> torch.Tensor | None:
-    """Share of 1 if all values compared since the last time were in range, else of 0; None if there is no check."""
-    check = _range_check()
-    return check.in_range(_context) if check is not None and check.pending() else None
-
-
-def _range_check() -> RangeCheck | None:
-    return None if _context is None else getattr(_context.comparison, "check", None)
+def range_verdict() -> Verdict | None:
+    """Whether all values watched since the last time were in range; None if nothing was."""
+    return _context.check.verdict(_context) if watching() and _context.check.pending() else None
 
 
 def _like(share: torch.Tensor, x: MPCTensor) -> MPCTensor:

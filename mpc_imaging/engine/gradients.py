@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -95,17 +97,53 @@ class Layer(stock.AutogradFunction):
         input, kernel, bias, op = ctx.saved_tensors
         grad = rescaled(grad_output)
         bits = grad.encoder._precision_bits + precision()
-        grad_kernel = from_share(_kernel_gradient(op, input.share, grad.share, kernel.share), bits)
-        grad_input = grad_output
+        grad_input, grad_parameters = grad_output, _parameter_gradients(input, kernel, bias, op, grad)
         # The first layer's input is data: nobody asks for its gradient.
         if input.requires_grad:
             grad_input = from_share(_input_gradient(op, input.share, grad.share, kernel.share), bits)
             if not _takes_excess(input):
                 grad_input = rescaled(grad_input)
-        if bias is None:
-            return grad_input, grad_kernel
-        channel = grad.dim() - 1 - _spatial(op)
-        return grad_input, grad_kernel, grad.sum([d for d in range(grad.dim()) if d != channel])
+        return grad_input, *grad_parameters
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A layer's input and the gradient of its output, image by image, whose product is its kernel's gradient."""
+
+    op: BilinearOp
+    input: MPCTensor
+    grad: MPCTensor
+    kernel: MPCTensor
+    bias: MPCTensor | None
+
+
+_recorded: list[Recorded] | None = None
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Recorded]]:
+    """Backward passes meanwhile list their layers, whose parameters get gradients of zero: for `clipping`."""
+    global _recorded
+    _recorded = []
+    try:
+        yield _recorded
+    finally:
+        _recorded = None
+
+
+def _parameter_gradients(
+    input: MPCTensor, kernel: MPCTensor, bias: MPCTensor | None, op: BilinearOp, grad: MPCTensor
+) -> list[MPCTensor]:
+    """Of the kernel and of the bias, if there is one."""
+    if _recorded is not None:
+        _recorded.append(Recorded(op, input, grad, kernel, bias))
+        return [from_share(torch.zeros_like(p.share)) for p in (kernel, bias) if p is not None]
+    bits = grad.encoder._precision_bits + precision()
+    grad_kernel = from_share(_kernel_gradient(op, input.share, grad.share, kernel.share), bits)
+    if bias is None:
+        return [grad_kernel]
+    channel = grad.dim() - 1 - _spatial(op)
+    return [grad_kernel, grad.sum([d for d in range(grad.dim()) if d != channel])]
 
 
 def _spatial(op: BilinearOp) -> int:

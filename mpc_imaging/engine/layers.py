@@ -56,9 +56,9 @@ def _product(name: str, x: MPCTensor, w: Weight, b: Weight | None, spatial: int,
     """A linear layer; the result keeps twice the fraction bits, too (`gradients.Layer`)."""
     op = BilinearOp.of(name, **params)
     if isinstance(w, torch.Tensor):
-        return _public_product(op, x, w.t() if name == "matmul" else w, b, spatial)
+        return gates.watch(_public_product(op, x, w.t() if name == "matmul" else w, b, spatial))
     if gates.installed():
-        return tensors.rescaled(x).layer(w, b, op)
+        return gates.watch(tensors.rescaled(x).layer(w, b, op))
     y = getattr(x, name)(w.t() if name == "matmul" else w, **params)  # CrypTen as it came
     return y if b is None else y + b.view(-1, *[1] * spatial)
 
@@ -103,7 +103,7 @@ def linear(x, w: Weight, b: Weight | None):
 @_rescaling
 def matmul(a, b):
     """Matrix product (..., M, K) @ (..., K, N), broadcast as torch.matmul does."""
-    return a.matmul(b)
+    return gates.watch(a.matmul(b))
 
 
 @_rescaling
@@ -121,7 +121,7 @@ def sub(a, b):
 @_rescaling
 def mul(a, b):
     """a * b, element-wise."""
-    return a * b
+    return gates.watch(a * b)
 
 
 @_rescaling
@@ -291,4 +291,4 @@ def split(x, sizes: Sequence[int], dim: int):
 def scale_shift(x, scale: Weight, shift: Weight, channel_dim: int = 1):
     """x * scale + shift with scale and shift (C,) along `channel_dim`: a batch-norm with fixed statistics."""
     shape = [-1 if d == channel_dim else 1 for d in range(x.dim())]
-    return x * scale.view(*shape) + shift.view(*shape)
+    return gates.watch(x * scale.view(*shape) + shift.view(*shape))

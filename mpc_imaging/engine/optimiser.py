@@ -1,17 +1,28 @@
-"""Stochastic gradient descent on shares, with torch's definitions of momentum and weight decay."""
+"""Gradient descent on shares: SGD with torch's definitions, Adam and AMSGrad with those of `baselines.optimisers`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from mpc_imaging.engine.tensors import excess, from_share, precision
+from mpc_imaging.baselines.optimisers import LARGEST
+from mpc_imaging.choices import Optimiser
+from mpc_imaging.engine import gates
+from mpc_imaging.engine.roots import inverse_root
+from mpc_imaging.engine.tensors import excess, from_share, no_grad, precision, share_of
+from mpc_imaging.protocols import bilinear, compare
+from mpc_imaging.protocols.context import Context
+from mpc_imaging.protocols.truncate import truncate
+from mpc_imaging.randomness.ring import BilinearOp
 
 if TYPE_CHECKING:
     from crypten.mpc import MPCTensor
+
+    from mpc_imaging.settings import TaskSettings
 
 # Public factors such as 1e-4 need more fraction than the values have; products with them are truncated by these bits.
 FACTOR_BITS = 24
@@ -19,48 +30,132 @@ FACTOR_BITS = 24
 # `SMALL_FACTOR_BITS`, stays below 2**62 while it is below 2**12.
 EXCESS_BITS = 17
 SMALL_FACTOR_BITS = 15
+# Adam's second moments, in units of eps**2, are below 2**18, and squares of 18 + 2 * 20 bits, or with factors of
+# `FACTOR_BITS` those of 18 + 16 bits, below 2**62. Their root takes as many octaves.
+SQUARE_BITS, MOMENT_BITS, OCTAVES = 20, 16, 9
+# A norm that is larger than this many times its bound is found from gradients with so many bits less.
+COARSE_BITS = 8
+
+
+def make(parameters: Mapping[str, MPCTensor], task: TaskSettings) -> SGD:
+    """The optimiser that ``task`` names, for parameters by name."""
+    kind = SGD if task.optimiser is Optimiser.sgd else Adam
+    return kind(parameters, task)
+
+
+def rate_class(task: TaskSettings, rate: float, batch: int) -> int:
+    """Steps whose rates and batches have the same class demand the same of the dealer."""
+    plain = task.optimiser is Optimiser.sgd and not (task.momentum or task.weight_decay)
+    return math.frexp(rate / batch)[1] if plain else 0
 
 
 class SGD:
-    """v = momentum * v + gradient / batch + weight_decay * p;  p = p - lr * v, as `torch.optim.SGD`.
+    """v = momentum * v + g + weight_decay * p;  p = p - rate * v, as `torch.optim.SGD`, g the mean gradient of a batch.
 
-    Factors are rounded to `FACTOR_BITS` of fraction: a rate below 2**-25 would be zero.
+    With nesterov, p = p - rate * (g + weight_decay * p + momentum * v). Factors are rounded to `FACTOR_BITS` of
+    fraction: a rate below 2**-25 would be zero. Before all that g is clipped, as the task says.
     """
 
-    def __init__(self, parameters: Mapping[str, MPCTensor], lr: float, momentum: float, weight_decay: float) -> None:
-        self._parameters = dict(parameters)
-        self._lr, self._momentum, self._weight_decay = lr, momentum, weight_decay
-        self._velocity: dict[str, torch.Tensor] = {}
+    def __init__(self, parameters: Mapping[str, MPCTensor], task: TaskSettings) -> None:
+        self._parameters, self._task = dict(parameters), task
+        self._kept: dict[str, dict[str, torch.Tensor]] = {}
+        self._steps = 0
 
-    def step(self, batch: int) -> None:
+    def step(self, batch: int, rate: float) -> None:
         """Update all parameters from gradients that are summed over `batch` images, in one to three rounds for all.
 
-        Gradients are then cleared. A parameter without one stays as it is. Values must stay below
-        2**(38 - fraction_bits) in size.
+        Clipping by value takes a comparison more, by norm about thirty rounds. Gradients are then cleared. A parameter
+        without one stays as it is. Values must stay below 2**(38 - fraction_bits) in size.
         """
         names = [name for name, p in self._parameters.items() if p.grad is not None]
         gradients = _aligned([self._parameters[name].grad for name in names])
-        if self._momentum or self._weight_decay:
-            velocities = self._velocities(names, gradients, batch)
-            self._velocity.update(zip(names, velocities, strict=True))
-            steps = _truncate_together([v * _factor(self._lr) for v in velocities], FACTOR_BITS)
-        else:
-            steps = _scaled(gradients, self._lr / batch)
+        self._steps += 1
+        with no_grad():
+            steps = self._changes(names, gradients, batch, rate)
         for name, step in zip(names, steps, strict=True):
             p = self._parameters[name]
             p.share = p.share - step
             p.grad = None
 
-    def _velocities(self, names: list[str], gradients: _Aligned, batch: int) -> list[torch.Tensor]:
-        sums = []
-        for name, gradient in zip(names, _truncate_together(*gradients), strict=True):
-            value = gradient * _factor(1 / batch)
-            if self._weight_decay:
-                value = value + self._parameters[name].share * _factor(self._weight_decay)
-            if name in self._velocity:
-                value = value + self._velocity[name] * _factor(self._momentum)
-            sums.append(value)
-        return _truncate_together(sums, FACTOR_BITS)
+    def state(self) -> dict[str, torch.Tensor]:
+        """What training needs to go on, besides the parameters: int64 shares by name."""
+        return {f"{kind}.{name}": share for kind, kept in self._kept.items() for name, share in kept.items()}
+
+    def load(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
+        """Go on from the `state` after so many steps."""
+        self._steps, self._kept = steps, {}
+        for name, share in state.items():
+            kind, _, parameter = name.partition(".")
+            self._kept.setdefault(kind, {})[parameter] = share
+
+    def _changes(self, names: list[str], gradients: _Aligned, batch: int, rate: float) -> list[torch.Tensor]:
+        """What is taken from each parameter."""
+        task = self._task
+        clipped = task.clip_value is not None or task.clip_norm is not None
+        if not (clipped or task.momentum or task.weight_decay):
+            return _scaled(gradients, rate / batch)
+        # The mean is taken in the same truncation as the sum with velocities, where nothing is clipped before.
+        means = self._clipped_means(gradients, batch) if clipped else _truncate_together(*gradients)
+        scale = 1.0 if clipped else 1 / batch
+        velocities = self._velocities(names, means, scale)
+        return _truncate_together([v * _factor(rate) for v in velocities], FACTOR_BITS)
+
+    def _clipped_means(self, gradients: _Aligned, batch: int) -> list[torch.Tensor]:
+        means = [g * _factor(1 / batch) for g in _truncate_together(*gradients)]
+        return _clipped(_truncate_together(means, FACTOR_BITS), self._task)
+
+    def _velocities(self, names: list[str], means: list[torch.Tensor], scale: float) -> list[torch.Tensor]:
+        """The directions of all parameters; ``scale`` times ``means`` are their gradients."""
+        task = self._task
+        fresh = [mean * _factor(scale) for mean in means]
+        if task.weight_decay:
+            decay = _factor(task.weight_decay)
+            fresh = [value + self._parameters[name].share * decay for name, value in zip(names, fresh, strict=True)]
+        if not task.momentum:
+            return _truncate_together(fresh, FACTOR_BITS)
+        before = self._kept.get("velocity", {})
+        sums = [
+            value + before[name] * _factor(task.momentum) if name in before else value
+            for name, value in zip(names, fresh, strict=True)
+        ]
+        velocities = _truncate_together(sums, FACTOR_BITS)
+        self._kept["velocity"] = before | dict(zip(names, velocities, strict=True))
+        if not task.nesterov:
+            return velocities
+        ahead = [value + v * _factor(task.momentum) for value, v in zip(fresh, velocities, strict=True)]
+        return _truncate_together(ahead, FACTOR_BITS)
+
+
+class Adam(SGD):
+    """Adam and AMSGrad as `baselines.optimisers.Adam` defines them; about forty rounds a step.
+
+    All in units of eps: h = g / eps, clamped to `LARGEST`; m and v are the moments of h; p -= rate * m' / sqrt(v' + 1).
+    """
+
+    def _changes(self, names: list[str], gradients: _Aligned, batch: int, rate: float) -> list[torch.Tensor]:
+        task, (beta1, beta2) = self._task, self._task.betas
+        means = self._clipped_means(gradients, batch)
+        h = _joined(means, names, self._parameters, task.weight_decay)
+        # Clamped first: larger ones, in units of eps, might not fit.
+        h = _times(_clamped(h, LARGEST * task.eps), 1 / task.eps)
+        ctx = gates.context()
+        wide = replace(ctx, comparison=ctx.comparison.wide())
+        m = _times_all([(self._moment("m", names, h), beta1), (h, 1 - beta1)])
+        short = truncate(ctx, h, max(0, precision() - SQUARE_BITS))
+        square = truncate(ctx, _square(ctx, short), 2 * min(SQUARE_BITS, precision()) - MOMENT_BITS)
+        v = _times_all([(self._moment("v", names, h), beta2), (square, 1 - beta2)])
+        kept = {"m": m, "v": v}
+        if task.optimiser is Optimiser.amsgrad:
+            v = kept["largest"] = compare.maximum(wide, self._moment("largest", names, h), v)[0]
+        for kind, value in kept.items():
+            self._kept[kind] = dict(zip(names, _parted(value, means), strict=True))
+        x = _times(v, 1 / (1 - beta2**self._steps), MOMENT_BITS - precision())
+        ratio = from_share(m) * inverse_root(wide, from_share(x) + 1, OCTAVES)
+        return _parted(_times(share_of(ratio), rate / (1 - beta1**self._steps)), means)
+
+    def _moment(self, kind: str, names: list[str], like: torch.Tensor) -> torch.Tensor:
+        kept = self._kept.get(kind)
+        return torch.zeros_like(like) if kept is None else torch.cat([kept[name].flatten() for name in names])
 
 
 class _Aligned(NamedTuple):
@@ -82,6 +177,78 @@ def _scaled(gradients: _Aligned, rate: float) -> list[torch.Tensor]:
     bits = min(SMALL_FACTOR_BITS - math.frexp(rate)[1], 61 - gradients.excess)
     multiplier = round(rate * 2**bits)
     return _truncate_together([g * multiplier for g in gradients.shares], bits + gradients.excess)
+
+
+def _clipped(means: list[torch.Tensor], task: TaskSettings) -> list[torch.Tensor]:
+    """Gradients clipped by value, then by their norm together."""
+    flat = torch.cat([mean.flatten() for mean in means])
+    if task.clip_value is not None:
+        flat = _clamped(flat, task.clip_value)
+    if task.clip_norm is not None:
+        flat = _shortened(flat, task.clip_norm)
+    return _parted(flat, means)
+
+
+def _clamped(flat: torch.Tensor, bound: float) -> torch.Tensor:
+    return share_of(gates.hardtanh(from_share(flat), -bound, bound))
+
+
+def _shortened(flat: torch.Tensor, bound: float) -> torch.Tensor:
+    """Shares (D,) scaled to a Euclidean length of ``bound`` at most; right for lengths below 2**17 bounds.
+
+    In units of the bound. A length of 2**`COARSE_BITS` or more is taken of values that are so much smaller: the
+    squares of others may wrap, and are not chosen then.
+    """
+    ctx = gates.context()
+    wide = replace(ctx, comparison=ctx.comparison.wide())
+    fine = _times(flat, 1 / bound)
+    coarse = truncate(ctx, fine, COARSE_BITS)
+    lengths = truncate(ctx, torch.stack([_square_sum(ctx, x) for x in (fine, coarse)]), precision())
+    one = 1 << precision() if ctx.first else 0
+    small = compare.less_than_zero(wide, lengths[1:] - one)
+    gaps = torch.cat([fine - coarse, lengths[:1] - lengths[1:]])
+    chosen = torch.cat([coarse, lengths[1:]]) + _products(ctx, gaps, small)
+    factor = share_of(inverse_root(wide, from_share(chosen[-1:]), OCTAVES))
+    scaled = truncate(ctx, _products(ctx, chosen[:-1].clone(), factor), precision())
+    return _times(scaled, bound)
+
+
+def _products(ctx: Context, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Shares (D,) times one that is (1,); one round."""
+    return bilinear.multiply(ctx, BilinearOp("matmul"), x.view(-1, 1), factor.view(1, 1)).flatten()
+
+
+def _square(ctx: Context, x: torch.Tensor) -> torch.Tensor:
+    return bilinear.multiply(ctx, BilinearOp("mul"), x, x)
+
+
+def _square_sum(ctx: Context, x: torch.Tensor) -> torch.Tensor:
+    return bilinear.multiply(ctx, BilinearOp("matmul"), x.view(1, -1), x.view(-1, 1)).view(())
+
+
+def _joined(
+    means: list[torch.Tensor], names: list[str], parameters: Mapping[str, MPCTensor], weight_decay: float
+) -> torch.Tensor:
+    """Gradients, with those of the weights' squares, as one vector."""
+    flat = torch.cat([mean.flatten() for mean in means])
+    if not weight_decay:
+        return flat
+    return flat + _times(torch.cat([parameters[name].share.flatten() for name in names]), weight_decay)
+
+
+def _parted(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
+    parts = flat.split([part.numel() for part in like])
+    return [part.reshape(shape.shape).clone() for part, shape in zip(parts, like, strict=True)]
+
+
+def _times(x: torch.Tensor, factor: float, fewer: int = 0) -> torch.Tensor:
+    """x times a public factor, with ``fewer`` bits of fraction less; one round."""
+    return truncate(gates.context(), x * _factor(factor), FACTOR_BITS + fewer)
+
+
+def _times_all(pairs: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
+    """The sum of values times public factors; one round."""
+    return truncate(gates.context(), sum(x * _factor(factor) for x, factor in pairs), FACTOR_BITS)
 
 
 def _factor(value: float) -> int:

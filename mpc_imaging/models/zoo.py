@@ -1,4 +1,4 @@
-"""Small models for square grey or colour images that run well on shares: few comparisons, no batch-norm."""
+"""Small models for square grey or colour images, or for features of them: few comparisons, no batch-norm."""
 
 from __future__ import annotations
 
@@ -86,6 +86,22 @@ class LeNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, num_classes)."""
         return self.classifier(self.features(images))
+
+
+class Head(nn.Module):
+    """The last layers over features of a public backbone: one linear layer, or a hidden one with ReLU before it.
+
+    hidden: units of the hidden layer; 0 for none, which takes no comparison at all.
+    """
+
+    def __init__(self, features: int, num_classes: int = 2, hidden: int = 0) -> None:
+        super().__init__()
+        before = [nn.Linear(features, hidden), nn.ReLU()] if hidden else []
+        self.classifier = nn.Sequential(*before, nn.Linear(hidden or features, num_classes))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (N, num_classes) of features (N, F)."""
+        return self.classifier(features)
 
 
 def _side_after(image_size: int, side: int, smallest: int) -> int:

@@ -9,19 +9,17 @@ from mpc_imaging.settings import IMAGE_OWNER, REVEALABLE, Settings
 
 Rows = Mapping[str, slice]
 
-# Whether all values were in the range of narrow comparisons: opened to the compute parties, whatever the policy lists.
+# Whether all values were in range, opened to the compute parties; if not, then in which layers they were.
 RANGE_OK = "range_ok"
+RANGE_LAYER = "range_layer"
 
 
 def allowed_rows(settings: Settings, value: str, spans: Rows, total: int) -> dict[str, slice]:
     """For each recipient of ``value`` the rows that it may see.
 
     A party or role that the policy names sees all ``total`` rows; ``image_owner`` sees only its own, ``spans[owner]``.
-    `RANGE_OK` goes to the compute parties where it is checked.
     Raises `PolicyError` for a value that no policy can name.
     """
-    if value == RANGE_OK:
-        return {name: slice(0, 1) for name in settings.compute_parties()} if settings.checks_range() else {}
     if value not in REVEALABLE:
         raise PolicyError(f"{value!r} is no value that a policy can open; it can open {', '.join(REVEALABLE)}")
     entries = settings.policy.reveal.get(value, [])

@@ -21,6 +21,7 @@ import mpc_imaging
 from mpc_imaging.errors import (
     EncodingError,
     PolicyError,
+    PrivacyError,
     ProblemsError,
     RandomnessError,
     RangeError,
@@ -40,7 +41,7 @@ from mpc_imaging.transport.mesh import Mesh
 PATIENT_S = math.inf
 
 # What these say names parties, steps, shapes and settings only. Others may name a file, and a file a patient.
-_FIT_FOR_PEERS = (EncodingError, PolicyError, RandomnessError, RangeError, SessionError, TransportError)
+_FIT_FOR_PEERS = (EncodingError, PolicyError, PrivacyError, RandomnessError, RangeError, SessionError, TransportError)
 
 
 def public_cause(error: BaseException) -> str:

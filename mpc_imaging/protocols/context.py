@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mpc_imaging.protocols.masked import Masks
+from mpc_imaging.protocols.ranges import RangeCheck
 from mpc_imaging.protocols.sign import Comparison
 from mpc_imaging.protocols.tables import TableComparison
 from mpc_imaging.randomness.provider import Provider
@@ -34,13 +35,15 @@ class Context:
     """One party's side of the protocols.
 
     comparison: the family that compares: `tables.TableComparison` for any number of parties, `fss.KeyComparison` for
-    two. masks: the values that are masked already, for products that they enter again.
+    two. masks: the values that are masked already, for products that they enter again. check: watches the range of
+    values, if anything does.
     """
 
     channel: Channel
     provider: Provider
     comparison: Comparison = field(default_factory=TableComparison)
     masks: Masks = field(default_factory=Masks)
+    check: RangeCheck | None = None
 
     @property
     def first(self) -> bool:

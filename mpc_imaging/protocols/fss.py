@@ -31,7 +31,6 @@ from mpc_imaging.randomness.fields import BitsRef
 
 if TYPE_CHECKING:
     from mpc_imaging.protocols.context import Context
-    from mpc_imaging.protocols.ranges import RangeCheck
 
 # Comparisons of one demand: the dealer works on several demands at once, and sends one while it makes the next.
 BLOCK = 1 << 15
@@ -43,14 +42,14 @@ class KeyComparison:
     """Comparison on `bits` bits, at most 64 (and at most 64 - shift after a shift, whatever `bits` is).
 
     Right while |x| <= (2**(bits - 1) - 1) * 2**shift, since x / 2**shift may be rounded up, and |x| < 2**62 after a
-    shift. `check` notes all values of comparisons that are narrower than they could be; without one nothing notices a
-    value that is too large.
+    shift. With `checked`, the context's range check watches all values of comparisons that are narrower than they could
+    be; otherwise nothing notices a value that is too large.
     """
 
-    def __init__(self, bits: int = 64, check: RangeCheck | None = None) -> None:
+    def __init__(self, bits: int = 64, checked: bool = False) -> None:
         if not dcf.MIN_BITS < bits <= 64:
             raise RandomnessError(f"a comparison on {bits} bits is not possible; use {dcf.MIN_BITS + 1} to 64")
-        self.bits, self.check = bits, check
+        self.bits, self.checked = bits, checked
 
     def width(self, shift: int) -> int:
         """Bits that are compared after a shift."""
@@ -65,8 +64,8 @@ class KeyComparison:
         count = x.numel()
         if count == 0:
             return Sign.of_nothing(x.shape, ctx.first)
-        if self.check is not None and self.bits < 64 - shift:
-            self.check.watch(x, (2 ** (self.bits - 1) - 1) << shift)
+        if self.checked and self.bits < 64 - shift:
+            ctx.check.watch(x, (2 ** (self.bits - 1) - 1) << shift)
         parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
         demands = [SignKeys(part.stop - part.start, self.width(shift), shift, int(output)) for part in parts]
         dealt = [ctx.provider.get(demand) for demand in demands]

@@ -60,6 +60,10 @@ class Masks:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def forget(self) -> None:
+        """Mask everything anew from now on: the numbers of masks are those of one plan, and another begins."""
+        self._entries.clear()
+
     def open(self, ctx: Context, shares: Sequence[torch.Tensor]) -> list[Masked]:
         """The masked form of each share (int64, any shapes); one round for all those that have none yet."""
         sources = [_source(share) for share in shares]

@@ -1,7 +1,8 @@
 """The dealer and its clients: correlated randomness over the mesh. The dealer sees neither data, shares nor openings.
 
 With a plan (`stream_plan`, `PlannedClient`) it works ahead of the parties and sends in the plan's order, as fast as
-they take it. Without (`serve_requests`, `RequestingClient`) it answers the last compute party, which speaks for all.
+they take it. A session that may end early has a plan for each phase (`stream_phases`, `PhasedClient`). Without a plan
+(`serve_requests`, `RequestingClient`) it answers the last compute party, which speaks for all.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mpc_imaging.errors import RandomnessError, SessionError
-from mpc_imaging.randomness import correlations
+from mpc_imaging.randomness import correlations, phases
+from mpc_imaging.randomness.correlations import Dealt
 from mpc_imaging.randomness.demands import Demand
+from mpc_imaging.randomness.phases import Phases
 from mpc_imaging.randomness.plan import Plan
 from mpc_imaging.randomness.pool import DealingPool
 from mpc_imaging.randomness.provider import DemandLog, PartyProvider, PlannedProvider
@@ -32,20 +35,47 @@ def stream_plan(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes], worke
     `RandomnessError` for a plan that cannot be, `PeerLostError` if a party leaves before its end.
     """
     with DealingPool(workers) as pool:
-        plan = _agreed_plan(mesh, compute)
-        for messages in pool.deal(plan, keys, mesh.session_id):
-            for party, message in zip(compute, messages, strict=True):
-                if message:
-                    # The parties take it when they need it, which may be hours later.
-                    mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
-        for party in compute:
-            mesh.receive_json(party, wait_s=math.inf)
+        plan = _agreed_plan(mesh, compute, _request(mesh, compute))
+        _deal(mesh, compute, pool, plan, keys, mesh.session_id)
     return plan
 
 
-def _agreed_plan(mesh: Mesh, compute: Sequence[str]) -> Plan:
+def stream_phases(
+    mesh: Mesh, compute: Sequence[str], keys: Callable[[int], Sequence[bytes]], workers: int = 1
+) -> list[Plan]:
+    """`stream_plan` again and again, until the parties have no more phases; what they used, in order.
+
+    ``keys(n)[i]`` is shared with compute party i alone, for phase n (from 0) alone.
+    """
+    used: list[Plan] = []
+    with DealingPool(workers) as pool:
+        while (request := _request(mesh, compute)) is not None:
+            plan = _agreed_plan(mesh, compute, request)
+            number = len(used)
+            _deal(mesh, compute, pool, plan, keys(number), phases.key_id(mesh.session_id, number))
+            used.append(plan)
+    return used
+
+
+def _deal(
+    mesh: Mesh, compute: Sequence[str], pool: DealingPool, plan: Plan, keys: Sequence[bytes], key_id: bytes
+) -> None:
+    for messages in pool.deal(plan, keys, key_id):
+        for party, message in zip(compute, messages, strict=True):
+            if message:
+                # The parties take it when they need it, which may be hours later.
+                mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
+    for party in compute:
+        mesh.receive_json(party, wait_s=math.inf)
+
+
+def _request(mesh: Mesh, compute: Sequence[str]) -> object:
     payload = mesh.receive(compute[-1], Kind.REQUEST, limit=PLAN_LIMIT, wait_s=math.inf)
-    plan = Plan.from_json(_json(payload, compute[-1], mesh.me))
+    return _json(payload, compute[-1], mesh.me)
+
+
+def _agreed_plan(mesh: Mesh, compute: Sequence[str], request: object) -> Plan:
+    plan = Plan.from_json(request)
     if plan.parties != len(compute):
         raise RandomnessError(f"{compute[-1]} sent {mesh.me} a plan for {plan.parties} compute parties")
     for party in compute:
@@ -59,8 +89,8 @@ def _agreed_plan(mesh: Mesh, compute: Sequence[str]) -> Plan:
 class PlannedClient(PlannedProvider):
     """Takes what the dealer sends by the plan, on which all must agree first; else raises `SessionError`."""
 
-    def __init__(self, mesh: Mesh, dealer: str, key: bytes, rank: int, plan: Plan) -> None:
-        super().__init__(key, rank, plan, mesh.session_id, self._receive)
+    def __init__(self, mesh: Mesh, dealer: str, key: bytes, rank: int, plan: Plan, key_id: bytes | None = None) -> None:
+        super().__init__(key, rank, plan, mesh.session_id if key_id is None else key_id, self._receive)
         self._mesh, self._dealer = mesh, dealer
         if rank == plan.parties - 1:
             mesh.send(dealer, Kind.REQUEST, json.dumps(plan.to_json()).encode())
@@ -75,6 +105,54 @@ class PlannedClient(PlannedProvider):
         """Check that the plan is used up, and tell the dealer so."""
         super().finish()
         self._mesh.send_json(self._dealer, {"demands": self.log.count})
+
+
+class PhasedClient:
+    """A `Provider` that takes what the dealer sends phase after phase, by the plan of each.
+
+    ``key(n)`` is shared with the dealer for phase n alone. limit: bytes that are taken ahead when a phase begins, as
+    `PlannedProvider.prefetch` has it. Raises as `PlannedClient`.
+    """
+
+    def __init__(
+        self, mesh: Mesh, dealer: str, key: Callable[[int], bytes], rank: int, plans: Phases, limit: int
+    ) -> None:
+        self.rank, self.parties = rank, plans.parties
+        self._mesh, self._dealer, self._key, self._plans, self._limit = mesh, dealer, key, plans.plans, limit
+        self._number, self._waited_before = 0, 0.0
+        self._current = self._begin(plans.plans[0])
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that this party waited for the dealer."""
+        return self._waited_before + self._current.waited_s
+
+    def get(self, demand: Demand) -> Dealt:
+        """See `Provider`."""
+        return self._current.get(demand)
+
+    def next(self, end: bool) -> None:
+        """End a phase, all of whose plan must be used, and begin the next; with ``end`` the last."""
+        self._current.finish()
+        self._waited_before += self._current.waited_s
+        self._number += 1
+        place = len(self._plans) - 1 if end else self._number
+        if not end and place >= len(self._plans) - 1:
+            raise RandomnessError(f"phase {self._number} of the session is not planned: only its end is left")
+        self._current = self._begin(self._plans[place])
+
+    def _begin(self, plan: Plan) -> PlannedClient:
+        number = self._number
+        key_id = phases.key_id(self._mesh.session_id, number)
+        client = PlannedClient(self._mesh, self._dealer, self._key(number), self.rank, plan, key_id)
+        client.prefetch(self._limit)
+        return client
+
+    def finish(self) -> None:
+        """Check that the last plan is used up, and tell the dealer that there are no more."""
+        self._current.finish()
+        if self.rank == self.parties - 1:
+            self._mesh.send(self._dealer, Kind.REQUEST, b"null")
 
 
 def serve_requests(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes]) -> DemandLog:

@@ -63,6 +63,10 @@ class RecordingProvider:
         self.rank, self.parties = rank, parties
         self.waited_s = 0.0
         self.label: Hashable = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all demands: what follows is a plan of its own. Call it outside of every segment."""
         self.count = 0
         self._recorded: list[_Recorded] = []
         self._by_key: dict[Hashable, list[int]] = defaultdict(list)

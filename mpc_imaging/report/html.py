@@ -30,7 +30,7 @@ class Details:
     parties: Sequence[Mapping[str, str]]  # name, roles, images
     reveals: Sequence[Mapping[str, str]]  # what, to
     layers: Sequence[Mapping[str, Any]] = ()  # name, op, rounds, sent_bytes, seconds
-    labels: npt.NDArray[np.int64] | None = None  # (N,), -1 where unknown
+    labels: npt.NDArray[np.int64] | None = None  # (N,) or (N, K), -1 where unknown
     secure_logits: npt.NDArray[np.float32] | None = None  # (N, K)
     plain_logits: npt.NDArray[np.float32] | None = None  # (N, K)
     receiver: str | None = None  # whose page it is, on real machines
@@ -77,6 +77,7 @@ def _view(metrics: Mapping[str, Any], details: Details) -> dict[str, Any]:
         "metric_rows": _metric_rows(metrics, notes),
         "fidelity_rows": _fidelity_rows(metrics, notes),
         "cost_rows": _cost_rows(metrics, details, notes),
+        "privacy_rows": wording.privacy(metrics.get("privacy")),
         "layer_rows": [_layer_row(layer) for layer in details.layers],
         "drawn_layers": len(plots.costliest(details.layers)),
         "notes": notes.reasons,
@@ -96,6 +97,8 @@ def _facts(metrics: Mapping[str, Any], details: Details) -> list[tuple[str, str]
         ("Classes", ", ".join(metrics["class_names"])),
         ("Seed", str(metrics["seed"])),
     ]
+    if metrics.get("best_epoch") is not None:
+        facts.append(("Best epoch", str(metrics["best_epoch"])))
     return [("Seen by", details.receiver), *facts] if details.receiver else facts
 
 
@@ -118,7 +121,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _metric_rows(metrics: Mapping[str, Any], notes: _Notes) -> list[dict[str, Any]]:
-    secure, plaintext = metrics["secure"], metrics["plaintext"]
+    secure, plaintext, joint = metrics["secure"], metrics["plaintext"], metrics["reference"].get("joint")
     rows = []
     for key in METRICS:
         ours, theirs = secure[key], plaintext[key] if plaintext else None
@@ -126,6 +129,7 @@ def _metric_rows(metrics: Mapping[str, Any], notes: _Notes) -> list[dict[str, An
         row["secure"] = notes.cell(wording.metric(ours), secure["reasons"].get(key))
         row["plaintext"] = notes.cell(wording.metric(theirs), plaintext["reasons"].get(key) if plaintext else None)
         row["difference"] = wording.difference(ours, theirs)
+        row["joint"] = notes.cell(wording.metric(joint[key]), joint["reasons"].get(key)) if joint else None
         rows.append(row)
     return rows
 
@@ -191,7 +195,7 @@ def _shows(history: Sequence[Mapping[str, Any]]) -> bool:
 
 def _roc(metrics: Mapping[str, Any], details: Details, runs: Mapping[str, Any]) -> str | None:
     logits = {"Secure": details.secure_logits, "Plaintext": details.plain_logits}
-    if details.labels is None or metrics["secure"]["auc"] is None:
+    if details.labels is None or details.labels.ndim == 2 or metrics["secure"]["auc"] is None:
         return None
     known = details.labels >= 0
     scores = {

@@ -21,12 +21,14 @@ from mpc_imaging.report.html import Details, write_report
 from mpc_imaging.report.metrics import (
     ONLY_PREDICTIONS,
     UNKNOWN_LABEL,
-    classification_metrics,
     confusion_counts,
     fidelity,
     label_agreement,
-    log_softmax,
+    label_counts,
     metrics_from_confusion,
+    metrics_from_label_counts,
+    output_metrics,
+    predicted_labels,
     undefined_metrics,
 )
 from mpc_imaging.report.predictions import PREDICTIONS, Predictions, read_predictions, write_json
@@ -39,19 +41,26 @@ COST = ("online_s", "offline_s", "rounds", "sent_bytes", "dealer_bytes")
 NOTHING_REVEALED = "neither outputs nor counts were revealed"
 
 
-def joint_metrics(run_folder: Path, settings: Settings, plaintext: PlaintextResult | None) -> dict[str, Any]:
+def joint_metrics(
+    run_folder: Path, settings: Settings, plaintext: PlaintextResult | None, joint: PlaintextResult | None = None
+) -> dict[str, Any]:
     """The content of metrics.json, from ``run_folder/parties/*`` and the plaintext run.
+
+    joint: beside a federated run and its plaintext, the model that was trained in plaintext on all images together.
 
     Raises:
         DataError: no party left a result, or a file is damaged.
     """
-    return _collect(_read_results(run_folder, settings), _read_parts(run_folder, settings), settings, plaintext)[0]
-
-
-def write_joint_report(run_folder: Path, settings: Settings, plaintext: PlaintextResult | None) -> dict[str, Any]:
-    """Write metrics.json and report.html into ``run_folder``; returns the metrics."""
     results, parts = _read_results(run_folder, settings), _read_parts(run_folder, settings)
-    metrics, details = _collect(results, parts, settings, plaintext)
+    return _collect(results, parts, settings, plaintext, joint)[0]
+
+
+def write_joint_report(
+    run_folder: Path, settings: Settings, plaintext: PlaintextResult | None, joint: PlaintextResult | None = None
+) -> dict[str, Any]:
+    """Write metrics.json (see `joint_metrics`) and report.html into ``run_folder``; returns the metrics."""
+    results, parts = _read_results(run_folder, settings), _read_parts(run_folder, settings)
+    metrics, details = _collect(results, parts, settings, plaintext, joint)
     _write(run_folder, metrics, details)
     return metrics
 
@@ -76,7 +85,7 @@ class _Outputs:
 
 def _collect(
     results: Sequence[Mapping[str, Any]], parts: Sequence[Predictions], settings: Settings,
-    plaintext: PlaintextResult | None, receiver: str | None = None,
+    plaintext: PlaintextResult | None, joint: PlaintextResult | None = None, receiver: str | None = None,
 ) -> tuple[dict[str, Any], Details]:  # fmt: skip
     outputs = _merge(parts, plaintext)
     counts = _counts(results)
@@ -85,6 +94,7 @@ def _collect(
     individual = len(outputs.ids) > 0 and not (aggregate and _partial(outputs, images))
     secure = _from_outputs(outputs, settings, images) if individual else aggregate
     rows = _plaintext_rows(outputs, plaintext)
+    shown = rows if individual else None
     metrics = {
         "name": settings.name,
         "task": settings.task.kind.value,
@@ -97,7 +107,10 @@ def _collect(
         "class_names": list(settings.data.class_names),
         "images": images,
         "secure": secure or undefined_metrics(NOTHING_REVEALED),
-        "plaintext": _plaintext_metrics(plaintext, rows if individual else None, settings),
+        "plaintext": _plaintext_metrics(plaintext, shown, settings),
+        "reference": {} if joint is None else {"joint": _plaintext_metrics(joint, shown, settings)},
+        "privacy": next((result["privacy"] for result in results if result.get("privacy")), None),
+        "best_epoch": next((n for result in results if (n := result.get("best_epoch")) is not None), None),
         "fidelity": _fidelity(outputs, plaintext, rows, settings),
         "cost": _cost(results),
         "history": {"secure": _history(results), "plaintext": list(plaintext.history) if plaintext else []},
@@ -154,19 +167,19 @@ def _refuse(constant: str) -> None:
 
 def _merge(parts: Sequence[Predictions], plaintext: PlaintextResult | None) -> _Outputs:
     """One row for each image id, in order of first sight; labels that a party lacks come from others or plaintext."""
-    labels: dict[str, int] = {}
-    predicted: dict[str, int] = {}
+    labels: dict[str, Any] = {}  # a class, or a list with the 0 or 1 of each
+    predicted: dict[str, Any] = {}
     logits: dict[str, npt.NDArray[np.float32]] = {}
     for part in parts:
         for row, image_id in enumerate(part.ids):
-            predicted.setdefault(image_id, int(part.predicted[row]))
-            if labels.get(image_id, UNKNOWN_LABEL) == UNKNOWN_LABEL:
-                labels[image_id] = int(part.labels[row])
+            predicted.setdefault(image_id, part.predicted[row].tolist())
+            if _unknown(labels.get(image_id, UNKNOWN_LABEL)):
+                labels[image_id] = part.labels[row].tolist()
             if part.logits is not None:
                 logits.setdefault(image_id, part.logits[row])
     if plaintext is not None:
         known = dict(zip(plaintext.ids, plaintext.labels.tolist(), strict=True))
-        labels = {k: known.get(k, label) if label == UNKNOWN_LABEL else label for k, label in labels.items()}
+        labels = {k: known.get(k, label) if _unknown(label) else label for k, label in labels.items()}
     ids = list(predicted)
     return _Outputs(
         ids,
@@ -176,6 +189,10 @@ def _merge(parts: Sequence[Predictions], plaintext: PlaintextResult | None) -> _
     )
 
 
+def _unknown(label: Any) -> bool:
+    return UNKNOWN_LABEL in np.atleast_1d(label)
+
+
 def _partial(outputs: _Outputs, images: int) -> bool:
     return len(outputs.ids) < images or bool((outputs.labels == UNKNOWN_LABEL).any())
 
@@ -183,7 +200,11 @@ def _partial(outputs: _Outputs, images: int) -> bool:
 def _from_outputs(outputs: _Outputs, settings: Settings, images: int) -> dict[str, Any]:
     positive = settings.data.positive_class
     if outputs.logits is not None:
-        metrics = classification_metrics(log_softmax(outputs.logits), outputs.labels, positive)
+        metrics = output_metrics(outputs.logits, outputs.labels, positive)
+    elif settings.data.multi_label:
+        known = outputs.labels[(outputs.labels != UNKNOWN_LABEL).all(axis=1)]
+        metrics = metrics_from_label_counts(label_counts(outputs.labels, outputs.predicted), len(known))
+        metrics["reasons"]["auc"] = ONLY_PREDICTIONS
     else:
         classes = len(settings.data.class_names)
         metrics = metrics_from_confusion(confusion_counts(outputs.labels, outputs.predicted, classes), positive)
@@ -210,8 +231,8 @@ def _plaintext_metrics(
     if plaintext is None:
         return None
     chosen = np.arange(len(plaintext.ids)) if rows is None else rows[rows >= 0]
-    scores, labels = log_softmax(plaintext.logits.numpy()[chosen]), plaintext.labels.numpy()[chosen]
-    return classification_metrics(scores, labels, settings.data.positive_class)
+    logits, labels = plaintext.logits.numpy()[chosen], plaintext.labels.numpy()[chosen]
+    return output_metrics(logits, labels, settings.data.positive_class)
 
 
 def _fidelity(
@@ -222,7 +243,8 @@ def _fidelity(
     both = rows >= 0
     plain = plaintext.logits.numpy()[rows[both]]
     if outputs.logits is None:
-        result = label_agreement(outputs.predicted[both], plain.argmax(axis=1), ONLY_PREDICTIONS)
+        expected = predicted_labels(plain, settings.data.multi_label)
+        result = label_agreement(outputs.predicted[both], expected, ONLY_PREDICTIONS)
     else:
         result = fidelity(outputs.logits[both], plain, outputs.labels[both], settings.data.positive_class)
     if not both.all():

@@ -23,11 +23,13 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     )
     table = Table(title=Text(title), caption=Text(_caption(metrics)), caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("metric")
-    for heading in ("secure", "plaintext", "difference"):
+    joint = metrics["reference"].get("joint")
+    for heading in ("secure", "plaintext", "difference", *(["joint plaintext"] if joint else [])):
         table.add_column(heading, justify="right")
     for key, name in wording.METRIC_NAMES.items():
         ours, theirs = secure[key], plaintext.get(key)
-        table.add_row(name, wording.metric(ours), wording.metric(theirs), wording.difference(ours, theirs))
+        beside = [wording.metric(joint[key])] if joint else []
+        table.add_row(name, wording.metric(ours), wording.metric(theirs), wording.difference(ours, theirs), *beside)
     return table
 
 
@@ -84,6 +86,9 @@ def _caption(metrics: Mapping[str, Any]) -> str:
             f"dealer, {wording.count(cost['rounds'])} rounds, {wording.size(cost['sent_bytes'])} sent by a compute "
             f"party at most, {wording.size(cost['dealer_bytes'])} from the dealer."
         )
+    if metrics.get("privacy"):
+        rows = dict(wording.privacy(metrics["privacy"]))
+        lines.append("Privacy: " + "; ".join(f"{name.lower()} {rows[name]}" for name in list(rows)[:2]) + ".")
     for reason, names in missing(metrics["secure"]).items():
         lines.append(f"{wording.MISSING} {', '.join(names)}: {reason}.")
     if metrics["insecure"]:

@@ -152,6 +152,28 @@ def reveals(settings: Settings) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: row["to"] == "nobody")
 
 
+def privacy(entry: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What differential privacy promises of a run: names and texts, from result.json's ``privacy``."""
+    if entry is None:
+        return []
+    at = f"at delta {entry['delta']:g}"
+    rows = [
+        ("Against all compute parties but one", f"epsilon {_epsilon(entry['epsilon_insiders'])} {at}"),
+        ("Against everybody else", f"epsilon {_epsilon(entry['epsilon_outsiders'])} {at}"),
+        ("Budget", "none" if entry["epsilon_budget"] is None else f"epsilon {entry['epsilon_budget']:g}"),
+        ("Data sets differ in", entry["adjacency"]),
+        ("Noise", f"{entry['mechanism']}, {entry['noise_multiplier']:g} times the sensitivity, by each compute party"),
+        ("Counted", f"{entry['epochs']} epochs and {entry['earlier_sessions']} earlier sessions"),
+        ("Amplification by sampling", entry["amplification"]),
+        ("Opened without noise, and outside of this", ", ".join(entry["outside"]) or "nothing"),
+    ]
+    return [*rows, ("Inputs", entry["inputs"])] if "inputs" in entry else rows
+
+
+def _epsilon(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.2f}"
+
+
 def protocol(name: str) -> str:
     """A protocol in words."""
     return _PROTOCOLS.get(name, name)

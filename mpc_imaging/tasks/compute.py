@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mpc_imaging.parties.policy import RANGE_OK
 from mpc_imaging.parties.session import Session
 from mpc_imaging.randomness.streams import Stream, derive_key, fresh_key
-from mpc_imaging.settings import ProtocolName, RandomnessMode
+from mpc_imaging.settings import ProtocolName, RandomnessMode, TaskKind
 from mpc_imaging.tasks import stored
 from mpc_imaging.transport.frames import Kind
 
 if TYPE_CHECKING:
+    from mpc_imaging.protocols.ranges import RangeCheck
     from mpc_imaging.protocols.sign import Comparison
+    from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.randomness.plan import Plan
 
 
@@ -28,6 +31,7 @@ class Meter:
 
     session: Session
     provider: Any
+    check: RangeCheck | None = None
     layers: dict[tuple[str, str], dict[str, float]] = field(
         default_factory=lambda: defaultdict(lambda: dict.fromkeys(("rounds", "sent_bytes", "seconds"), 0))
     )
@@ -63,6 +67,8 @@ class Meter:
     @contextlib.contextmanager
     def layer(self, name: str, op: str) -> Iterator[None]:
         """Attributes what happens inside to a layer; the dealer's time is not the layer's."""
+        if self.check is not None:
+            self.check.place = name
         start, waited, before = time.perf_counter(), self._offline(), self._exchanged()
         yield
         after = self._exchanged()
@@ -94,24 +100,25 @@ def engine(session: Session, provider: Any) -> Iterator[Meter]:
     from mpc_imaging.engine.communicator import MeshCommunicator
     from mpc_imaging.protocols.context import Context
 
-    communicator = MeshCommunicator(session.mesh, session.compute)
+    communicator, check = MeshCommunicator(session.mesh, session.compute), _range_check(session)
     install(
-        Context(communicator, provider, comparison(session)),
+        Context(communicator, provider, comparison(session), check=check),
         communicator,
         _crypten_streams(session),
         session.settings.protocol.fraction_bits,
     )
     try:
-        yield Meter(session, provider)
+        yield Meter(session, provider, check)
     finally:
         uninstall()
 
 
 @contextlib.contextmanager
-def randomness(session: Session, plan: Plan | None) -> Iterator[Any]:
+def randomness(session: Session, plan: Plan | Phases | None) -> Iterator[Any]:
     """The session's provider of correlated randomness, as ``randomness.mode`` says; None if it needs none.
 
-    plan: of the whole session, unless the mode is on_demand. At the end it checks that all was used as planned.
+    plan: of the whole session, or of its phases, unless the mode is on_demand. At the end it checks that all was used
+    as planned.
     Raises `RandomnessError` or `SessionError` if not, and for a store that cannot be used.
     """
     settings, rank = session.settings, session.rank
@@ -122,23 +129,35 @@ def randomness(session: Session, plan: Plan | None) -> Iterator[Any]:
         with stored.provider(session, plan) as provider:
             yield provider
         return
-    from mpc_imaging.randomness.dealer import PlannedClient, RequestingClient
+    from mpc_imaging.randomness import phases
+    from mpc_imaging.randomness.dealer import PhasedClient, PlannedClient, RequestingClient
 
-    dealer = settings.dealer()
+    dealer, limit = settings.dealer(), settings.randomness.buffer_mb << 20
     key = session.key(dealer, "correlations")
-    if settings.randomness.mode is RandomnessMode.stream:
+    if isinstance(plan, phases.Phases):
+        keys = lambda number: session.key(dealer, phases.purpose(number))  # noqa: E731
+        provider = PhasedClient(session.mesh, dealer, keys, rank, plan, limit)
+    elif settings.randomness.mode is RandomnessMode.stream:
         provider = PlannedClient(session.mesh, dealer, key, rank, plan)
-        provider.prefetch(settings.randomness.buffer_mb << 20)
+        provider.prefetch(limit)
     else:
         provider = RequestingClient(session.mesh, dealer, key, rank, len(session.compute))
     yield provider
     provider.finish()
 
 
+def begin_phase(provider: Any, end: bool) -> None:
+    """`Job.phase` with a `PhasedClient`, while the engine is installed."""
+    from mpc_imaging.engine import gates
+
+    # A mask's number is that of a demand of the plan that ends here: none may be found again.
+    gates.context().masks.forget()
+    provider.next(end)
+
+
 def comparison(session: Session) -> Comparison:
     """How the compute parties compare."""
     from mpc_imaging.protocols.fss import KeyComparison
-    from mpc_imaging.protocols.ranges import RangeCheck
     from mpc_imaging.protocols.tables import TableComparison
 
     protocol = session.settings.protocol
@@ -146,9 +165,18 @@ def comparison(session: Session) -> Comparison:
         return TableComparison()
     if protocol.comparison_bits is None:
         return KeyComparison()
+    return KeyComparison(protocol.comparison_bits, protocol.range_check)
+
+
+def _range_check(session: Session) -> RangeCheck | None:
+    """What watches the range of values: of all steps of training, if the policy opens that, and narrow comparisons."""
+    from mpc_imaging.protocols.ranges import RangeCheck
+
+    settings = session.settings
+    if not (settings.checks_range() or (settings.task.kind is TaskKind.train and settings.recipients(RANGE_OK))):
+        return None
     # Public coins, known to all before the inputs, which do not depend on them.
-    coins = Stream(derive_key(session.mesh.session_id, b"", "range check"))
-    return KeyComparison(protocol.comparison_bits, RangeCheck(coins) if protocol.range_check else None)
+    return RangeCheck(Stream(derive_key(session.mesh.session_id, b"", "range check")))
 
 
 def _crypten_streams(session: Session) -> dict[str, Stream]:

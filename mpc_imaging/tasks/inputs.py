@@ -13,6 +13,7 @@ from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import PATIENT_S, Session
+from mpc_imaging.tasks.features import sample_shape
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
@@ -43,16 +44,21 @@ class Catalogue:
         return spans
 
 
-def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] | None) -> Catalogue:
+def announce(
+    session: Session, splits: Sequence[str], own: Mapping[str, Split] | None, backbone: str | None = None
+) -> Catalogue:
     """Every party tells the first compute party that it is ready, an owner also its counts; that one tells everybody.
 
-    own: this party's rows of each split, if it owns any. Returns when all are ready: before, some may have trained in
-    plaintext for long. Raises `SessionError` for counts or shapes that cannot be, or that do not fit the settings.
+    own: this party's rows of each split, if it owns any. backbone: the digest of the network that made them. Returns
+    when all are ready: before, some may have trained in plaintext for long.
+    Raises `SessionError` for counts or shapes that cannot be, or that do not fit the settings, and for owners whose
+    backbones differ.
     """
     mesh, leader = session.mesh, session.compute[0]
     mine: dict[str, Any] = {}
     if own is not None:
         mine = {"counts": {split: len(own[split]) for split in splits}, "shape": list(own[splits[0]].images.shape[1:])}
+        mine |= {} if backbone is None else {"backbone": backbone}
     dealer = session.settings.dealer()
     if session.me != leader:
         mesh.send_json(leader, mine)
@@ -60,12 +66,24 @@ def announce(session: Session, splits: Sequence[str], own: Mapping[str, Split] |
     others = [peer for peer in mesh.peers if peer != dealer]
     table = {leader: mine} | {name: mesh.receive_json(name, wait_s=PATIENT_S) for name in others}
     catalogue = _checked(session, splits, table)
+    _check_backbones(session, table)
     # What was understood, not what was received: nobody can pass anything on through the first compute party.
     shape = list(catalogue.image_shape)
     clean = {owner: {"counts": counts, "shape": shape} for owner, counts in catalogue.counts.items()}
     for name in others:
         mesh.send_json(name, clean)
     return catalogue
+
+
+def _check_backbones(session: Session, table: Mapping[str, Mapping[str, object]]) -> None:
+    """Whether the weights of all owners' backbones, in the messages of all, are the same."""
+    first, *others = session.settings.data_owners()
+    for owner in others:
+        if table[owner].get("backbone") != table[first].get("backbone"):
+            raise SessionError(
+                f"the backbone of {owner} has other weights than that of {first}; "
+                "give all data owners the same file in model.backbone.path"
+            )
 
 
 def announce_ids(
@@ -126,14 +144,13 @@ def _strings(sender: str, message: object) -> list[str]:
 def _checked(session: Session, splits: Sequence[str], table: object, sender: str | None = None) -> Catalogue:
     """The catalogue in a message of ``sender``; None: put together here from the messages of all."""
     owners = session.settings.data_owners()
-    data = session.settings.data
     try:
         counts = {owner: {split: _count(table[owner]["counts"][split]) for split in splits} for owner in owners}
         shapes = {owner: tuple(_count(size) for size in table[owner]["shape"]) for owner in owners}
     except (TypeError, KeyError, ValueError):
         whose = f"{sender} sent" if sender else "a data owner announced"
         raise SessionError(f"{whose} {session.me} no numbers of images as they should be") from None
-    if set(shapes.values()) != {(data.channels, data.image_size, data.image_size)}:
+    if set(shapes.values()) != {sample_shape(session.settings)}:
         raise SessionError(
             "image shapes differ from data.channels and data.image_size: "
             + ", ".join(f"{owner} has {'x'.join(map(str, shape))}" for owner, shape in shapes.items())
@@ -157,8 +174,8 @@ def share_images(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """All owners share a split; ``own`` holds this party's rows, if it owns any.
 
-    At a compute party: shares (int64, fixed point) of the images (N, C, H, W) and of the one-hot labels (N, K) in joint
-    order, the labels None unless asked for; elsewhere (None, None).
+    At a compute party: shares (int64, fixed point) of the images (N, C, H, W), or features (N, F), and of the labels
+    (N, K), one-hot or several ones in a row, in joint order, the labels None unless asked for; elsewhere (None, None).
     Raises `EncodingError` for pixels that fixed point cannot hold, `TransportError` if the session ends meanwhile.
     """
     bits = session.settings.protocol.fraction_bits
@@ -170,8 +187,8 @@ def share_images(
         if owner == session.me:
             values = [(f"images {split}", encode(own.images, bits), images)]
             if with_labels:
-                onehot = torch.nn.functional.one_hot(own.labels, classes)
-                values.append((f"labels {split}", onehot << bits, labels))
+                rows = own.labels if own.labels.dim() == 2 else torch.nn.functional.one_hot(own.labels, classes)
+                values.append((f"labels {split}", rows << bits, labels))
             for name, value, parts in values:
                 parts.append(sharing.share(session, name, value))
         elif session.rank is not None:

@@ -12,17 +12,36 @@ import torch
 from mpc_imaging.engine.encoding import decode
 from mpc_imaging.errors import RangeError
 from mpc_imaging.models.weights import save_weights
-from mpc_imaging.parties.policy import RANGE_OK, allowed_rows
+from mpc_imaging.parties.policy import RANGE_LAYER, RANGE_OK, allowed_rows
 from mpc_imaging.parties.reveal import reveal
 from mpc_imaging.parties.session import Session
-from mpc_imaging.report.metrics import UNKNOWN_LABEL, metrics_from_confusion
+from mpc_imaging.report.metrics import (
+    UNKNOWN_LABEL,
+    metrics_from_confusion,
+    metrics_from_label_counts,
+    undefined_metrics,
+)
 from mpc_imaging.report.predictions import write_json, write_predictions
 from mpc_imaging.settings import Settings
+from mpc_imaging.tasks.checkpoints import Checkpoints, Start
 from mpc_imaging.tasks.inputs import Catalogue, announce_ids
+from mpc_imaging.tasks.privacy import Budget
 from mpc_imaging.tasks.progress import Progress
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
+
+
+ONLY_AUC = "needs counts; only the AUC was revealed"
+NO_AUC = "a class has no images, or all of them"
+
+
+def same_phase(end: bool) -> None:
+    """Nothing: how a session goes on that has one plan, or none."""
+
+
+# Layers that an error names: those whose values came first.
+SHOWN = 4
 
 
 def once(key: Hashable, body: Callable[..., Any], *args: Any) -> Any:
@@ -36,7 +55,11 @@ class Job:
 
     ``segment(key, body, *args)`` runs what a task does again and again, such as a batch or an epoch. A rehearsal runs
     the bodies of one key only until two in a row demand the same, and counts the others without running them: what
-    they compute must reach the rest of the task by their result, or be overwritten by the next one.
+    they compute must reach the rest of the task by their result, or be overwritten by the next one. ``phase(end)``
+    begins a new phase, or the last one: what follows has a plan of its own, so that what was planned for other phases
+    may be left out. It is called outside of every segment, and only where `Settings.stops_early`. ``start``: where the
+    task begins. ``checkpoints``: of a compute party that trains; None in a rehearsal, which leaves no files.
+    ``budget``: of private training. ``best_epoch``: the one that early stopping chose, where it is opened.
     """
 
     session: Session
@@ -48,6 +71,11 @@ class Job:
     history: list[dict[str, Any]] = field(default_factory=list)
     ids: dict[str, list[str]] = field(default_factory=dict)
     segment: Callable[..., Any] = once
+    phase: Callable[[bool], None] = same_phase
+    start: Start = field(default_factory=Start)
+    checkpoints: Checkpoints | None = None
+    budget: Budget | None = None
+    best_epoch: int | None = None
 
     @property
     def settings(self) -> Settings:
@@ -79,22 +107,66 @@ class Job:
             None if opened is None else decode(opened, self.settings.protocol.fraction_bits if bits is None else bits)
         )
 
-    def _require_range(self) -> None:
-        """Open to the compute parties whether all values were in range, if that is to be checked.
+    def watch_gradients(self, model: Any) -> None:
+        """After a backward pass: note the parameters' gradients for `check_step`, those of the last layer first."""
+        from mpc_imaging.engine import gates
 
-        Raises `RangeError` if one was not, before what depends on it is opened.
+        for name in reversed(model.trainable()):
+            if model.parameters[name].grad is not None:
+                gates.watch_parameter(model.parameters[name].grad, f"{name} (gradient)")
+
+    def check_step(self, model: Any, step: int, epoch: int) -> None:
+        """After a step of training (both count from 1): open whether all of its values were in range.
+
+        These are the results of layers, the gradients that were watched, and the updated parameters. Does nothing where
+        the policy does not list `range_ok`. Raises `RangeError` at all compute parties if a value was out of range; it
+        names the layers if the policy lists `range_layer`.
         """
         from mpc_imaging.engine import gates
 
-        bit = gates.range_bit()
-        if bit is not None and not self._in_range(reveal(self.session, RANGE_OK, bit, bit.shape)):
-            raise RangeError(
-                f"a value was too large for protocol.comparison_bits={self.settings.protocol.comparison_bits}; nothing "
-                "that depends on it was opened; write more bits, or null for all"
-            )
+        if not gates.watching():
+            return
+        with model.observer("range check", ""):
+            for name in model.trainable():
+                gates.watch_parameter(model.parameters[name], name)
+            self._require_range(f"step {step} (epoch {epoch}): ")
+
+    def _require_range(self, step: str = "") -> None:
+        """Open to the compute parties whether all values were in range, if that is to be checked.
+
+        step: of training, with which the error begins. Raises `RangeError` if one was not, before what depends on it is
+        opened.
+        """
+        layers = self._layers_out_of_range()
+        if layers is None:
+            return
+        hints, bits = [], self.settings.protocol.comparison_bits
+        if step:
+            hints += ["lower task.lr", "clip gradients (task.clip_norm)", "lower protocol.fraction_bits"]
+        if self.settings.checks_range():
+            hints.append(f"write more bits than protocol.comparison_bits={bits}, or null for all")
+        where = f"in layer {layers}" if layers else "that the protocol can compute with"
+        raise RangeError(
+            f"{step}values left the range {where}; nothing that depends on them was opened; {', or '.join(hints)}"
+        )
+
+    def _layers_out_of_range(self) -> str | None:
+        """None if all values watched since the last time were in range; else the layers, if the policy opens those."""
+        from mpc_imaging.engine import gates
+
+        verdict = gates.range_verdict()
+        if verdict is None or self._in_range(reveal(self.session, RANGE_OK, verdict.bits[:1], torch.Size([1]))):
+            return None
+        opened = reveal(self.session, RANGE_LAYER, verdict.bits[1:], torch.Size([len(verdict.places)]))
+        bad = [] if opened is None else [place for place, ok in zip(verdict.places, opened, strict=True) if not ok]
+        return ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
 
     def _in_range(self, opened: torch.Tensor | None) -> bool:
         return opened is not None and opened.item() == 1
+
+    def local(self, body: Callable[[], torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+        """What this party makes by itself, a tensor of ``shape``: of its data in the clear, or noise."""
+        return body()
 
     def wanted(self, value: str) -> bool:
         """Whether the policy opens ``value`` to anyone."""
@@ -122,26 +194,50 @@ class Job:
     ) -> dict[str, Any] | None:
         """Metrics of a split at those whom the policy names, from confusion counts that are added up on shares.
 
-        logits, labels: shares (N, K), the labels one-hot; None where nothing is computed.
+        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed.
         """
-        return self._open_counts(_predicted_classes(logits), labels)
+        return self._open_counts(split, self._predicted(logits), labels)
 
-    def _open_counts(self, predicted: torch.Tensor | None, labels: torch.Tensor | None) -> dict[str, Any] | None:
-        counts = None
-        if predicted is not None:
-            from mpc_imaging.engine.tensors import from_share, no_grad, share_of
+    def _predicted(self, logits: torch.Tensor | None) -> torch.Tensor | None:
+        return (_predicted_labels if self.settings.data.multi_label else _predicted_classes)(logits)
 
-            with no_grad():
-                counts = share_of(from_share(labels).transpose(0, 1).matmul(from_share(predicted, 0)))
-        opened = self.open("metrics", counts, (self.classes, self.classes))
+    def _open_counts(
+        self, split: str, predicted: torch.Tensor | None, labels: torch.Tensor | None
+    ) -> dict[str, Any] | None:
+        several = self.settings.data.multi_label
+        counts = None if predicted is None else (_label_counts if several else _confusion)(predicted, labels)
+        opened = self.open("metrics", counts, (self.classes, 3 if several else self.classes))
         if opened is None:
             return None
-        return metrics_from_confusion(opened.round().long().numpy(), self.settings.data.positive_class)
+        whole = opened.round().long().numpy()
+        if several:
+            return metrics_from_label_counts(whole, self.catalogue.total(split))
+        return metrics_from_confusion(whole, self.settings.data.positive_class)
+
+    def open_auc(self, logits: torch.Tensor | None, labels: torch.Tensor | None) -> tuple[float | None, str] | None:
+        """The AUC of a split at those whom the policy names, found on shares; else None.
+
+        It is (None, reason) where it is undefined. logits, labels: as in `open_confusion`.
+        """
+        if not self.wanted("auc"):
+            return None
+        opened = self.open("auc", None if logits is None else self.auc(logits, labels), ())
+        if opened is None:
+            return None
+        # What stands for an undefined AUC is -1 (`engine.scores`), and rounding is far smaller than one half.
+        return (None, NO_AUC) if opened.item() < -0.5 else (min(1.0, max(0.0, opened.item())), "")
+
+    def auc(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Share of the AUC (see `engine.scores.auc`). Nothing is opened."""
+        from mpc_imaging.engine import scores
+
+        data, bins = self.settings.data, self.settings.task.auc_bins
+        return scores.auc(logits, labels, bins, data.positive_class, data.multi_label, self.segment)
 
     def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
-        """Open what the policy lists of logits, predictions and metrics for a split, and write what this party gets.
+        """Open what the policy lists of a split's outputs, and write what this party gets.
 
-        logits, labels: shares (N, K), the labels one-hot; None where nothing is computed.
+        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed.
         """
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
         with_logits, with_predictions = self._rows("logits", split), self._rows("predictions", split)
@@ -149,17 +245,19 @@ class Job:
         predicted = None
         # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
         individually = any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
-        onehot = _predicted_classes(logits) if individually or self.wanted("metrics") else None
+        onehot = self._predicted(logits) if individually or self.wanted("metrics") else None
         if individually:
             predicted = self._open_predictions(onehot, total, spans)
         if self.wanted("metrics"):
-            self.metrics = self._open_counts(onehot, labels)
+            self.metrics = self._open_counts(split, onehot, labels)
+        self.metrics = with_auc(self.metrics, self.open_auc(logits, labels))
         me = self.session.me
         if predicted is not None and not _covers(with_logits.get(me), with_predictions[me]):
             # The file has scores for all of its rows or for none: this party sees more rows than it has logits of.
             self._write(split, "predictions", None, predicted)
         elif opened is not None:
-            self._write(split, "logits", opened.float(), opened.argmax(1))
+            several = self.settings.data.multi_label
+            self._write(split, "logits", opened.float(), (opened > 0).long() if several else opened.argmax(1))
 
     def open_weights(self, shapes: Mapping[str, torch.Size], shares: Mapping[str, torch.Tensor] | None) -> None:
         """Open trained weights to those whom the policy names, and write them there (weights.safetensors)."""
@@ -177,19 +275,23 @@ class Job:
     def _open_predictions(
         self, predicted: torch.Tensor | None, total: int, spans: Mapping[str, slice]
     ) -> torch.Tensor | None:
-        index = None if predicted is None else (predicted * torch.arange(self.classes)).sum(1)
-        opened = self.open("predictions", index, (total,), spans, bits=0)
+        if self.settings.data.multi_label:
+            opened = self.open("predictions", predicted, (total, self.classes), spans, bits=0)
+        else:
+            index = None if predicted is None else (predicted * torch.arange(self.classes)).sum(1)
+            opened = self.open("predictions", index, (total,), spans, bits=0)
         return None if opened is None else opened.long()
 
     def _write(self, split: str, value: str, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
         spans, rows = self.catalogue.spans(split), self._rows(value, split)[self.session.me]
         ids, labels = [], []
+        unknown = [UNKNOWN_LABEL] * self.classes if self.settings.data.multi_label else UNKNOWN_LABEL
         for owner, span in spans.items():
             part = slice(max(span.start, rows.start) - span.start, max(0, min(span.stop, rows.stop) - span.start))
             mine = self.own[split] if owner == self.session.me else None
             names = mine.ids if mine is not None else self.ids.get(owner, [])
             ids += names[part]
-            labels += mine.labels[part].tolist() if mine is not None else [UNKNOWN_LABEL] * len(names[part])
+            labels += mine.labels[part].tolist() if mine is not None else [unknown] * len(names[part])
         scores = None if logits is None else logits.numpy()
         write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
 
@@ -201,11 +303,23 @@ class Job:
             "roles": [role.value for role in party.roles],
             "counts": {owner: dict(counts) for owner, counts in self.catalogue.counts.items()},
             "history": self.history,
+            "best_epoch": self.best_epoch,
             "metrics": self.metrics,
+            "privacy": None if self.budget is None else self.budget.entry(len(self.history)),
             "cost": cost,
             "layers": layers,
         }
         write_json(self.folder / "result.json", result)
+
+
+def with_auc(metrics: dict[str, Any] | None, auc: tuple[float | None, str] | None) -> dict[str, Any] | None:
+    """Metrics from counts, or of none where there are none, with what `Job.open_auc` gave."""
+    if auc is None:
+        return metrics
+    metrics = undefined_metrics(ONLY_AUC) if metrics is None else metrics
+    value, reason = auc
+    reasons = {name: text for name, text in metrics["reasons"].items() if name != "auc"}
+    return metrics | {"auc": value, "reasons": reasons | ({"auc": reason} if reason else {})}
 
 
 def _predicted_classes(logits: torch.Tensor | None) -> torch.Tensor | None:
@@ -216,6 +330,33 @@ def _predicted_classes(logits: torch.Tensor | None) -> torch.Tensor | None:
 
     with no_grad():
         return share_of(argmax_onehot(from_share(logits)))
+
+
+def _predicted_labels(logits: torch.Tensor | None) -> torch.Tensor | None:
+    """Share (N, K) of whether each logit is above 0, as integers; None where nothing is computed."""
+    if logits is None:
+        return None
+    from mpc_imaging.engine.tensors import from_share, no_grad, share_of
+
+    with no_grad():
+        return share_of(from_share(logits) > 0)
+
+
+def _confusion(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Share of the counts (K, K) of one-hot labels and predicted classes (N, K)."""
+    from mpc_imaging.engine.tensors import from_share, no_grad, share_of
+
+    with no_grad():
+        return share_of(from_share(labels).transpose(0, 1).matmul(from_share(predicted, 0)))
+
+
+def _label_counts(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Share of true positives, false positives and false negatives (K, 3) of labels and predictions (N, K)."""
+    from mpc_imaging.engine.tensors import from_share, no_grad, precision, share_of
+
+    with no_grad():
+        hits = share_of(from_share(labels) * from_share(predicted, 0)).sum(0)
+    return torch.stack([hits, (predicted.sum(0) << precision()) - hits, labels.sum(0) - hits], 1)
 
 
 def _covers(outer: slice | None, inner: slice) -> bool:

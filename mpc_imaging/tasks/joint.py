@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from mpc_imaging import settings as config
+from mpc_imaging.baselines.federated import joint_reference, run_federated
 from mpc_imaging.baselines.plaintext import PlaintextResult, run_plaintext
 from mpc_imaging.data import load_party
 from mpc_imaging.engine.encoding import decode
@@ -23,22 +24,29 @@ from mpc_imaging.errors import ConfigError, MPCImagingError
 from mpc_imaging.models.build import build
 from mpc_imaging.models.weights import load_weights, set_weights
 from mpc_imaging.report.joint import write_joint_report
-from mpc_imaging.settings import Settings, WeightsSource
+from mpc_imaging.settings import Method, Settings, TaskKind, WeightsSource
 from mpc_imaging.tasks import weights
+from mpc_imaging.tasks.features import own_inputs
+from mpc_imaging.tasks.privacy import plaintext_gradients
 from mpc_imaging.tasks.run import needed_splits
 
 
-def plaintext_baseline(run: Path, settings: Settings) -> PlaintextResult:
-    """The same task in plaintext: same images, starting weights and batches.
+def plaintext_baselines(run: Path, settings: Settings) -> tuple[PlaintextResult, PlaintextResult | None]:
+    """The same task in plaintext: same images, starting weights and batches. Beside federated training, joint training.
 
     Raises `DataError` or `ModelError` for data and weights that have gone since the run.
     """
+    splits = needed_splits(settings)
     parts = {
-        owner: load_party(settings, owner, run / "parties" / owner, needed_splits(settings))
+        owner: own_inputs(settings, load_party(settings, owner, run / "parties" / owner, splits))[0]
         for owner in settings.data_owners()
     }
-    data = {split: [parts[owner][split] for owner in parts] for split in needed_splits(settings)}
-    return run_plaintext(settings, _module(run, settings), data)
+    data = {split: [parts[owner][split] for owner in parts] for split in splits}
+    module = _module(run, settings)
+    if settings.task.kind is TaskKind.train and settings.task.method is Method.federated:
+        prepared = weights.prepared_module(settings, module)
+        return run_federated(settings, prepared, data), joint_reference(settings, module, data)
+    return run_plaintext(settings, module, data, plaintext_gradients(settings, module)), None
 
 
 def _module(run: Path, settings: Settings) -> torch.nn.Module:
@@ -48,7 +56,7 @@ def _module(run: Path, settings: Settings) -> torch.nn.Module:
         module = weights.prepared_module(settings, module)
         module.load_state_dict(_joined_shares(settings), strict=False)
     elif source is WeightsSource.pretrain:
-        set_weights(module, load_weights(run / "parties" / settings.model_owner() / "weights.safetensors"))
+        set_weights(module, load_weights(weights.pretrained_file(settings, run / "parties" / settings.model_owner())))
     elif source is WeightsSource.file:
         set_weights(module, load_weights(settings.model.weights.path))
     return module
@@ -74,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError([f"{run}: its parties are on several machines; each reports what was revealed to it"])
         # On the same number of threads as a party, so that plaintext training is the same on every machine.
         torch.set_num_threads(1)
-        write_joint_report(run, settings, plaintext_baseline(run, settings))
+        write_joint_report(run, settings, *plaintext_baselines(run, settings))
     except MPCImagingError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from torch import fx
 from mpc_imaging.data import Split
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.parties.session import Session
-from mpc_imaging.randomness.plan import Plan, Tally
+from mpc_imaging.randomness.phases import Phases
+from mpc_imaging.randomness.plan import Labels, Plan, Tally
 from mpc_imaging.randomness.recording import RecordingProvider
-from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
+from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, WeightsSource
 from mpc_imaging.tasks import compute, run, weights
+from mpc_imaging.tasks.checkpoints import Start
+from mpc_imaging.tasks.features import sample_shape
 from mpc_imaging.tasks.inputs import Catalogue
 from mpc_imaging.tasks.job import Job
 from mpc_imaging.tasks.progress import Progress
@@ -40,21 +43,28 @@ OUTPUTS = ("outputs", "")
 class Rehearsal:
     """What a session will demand, and what it costs the party that rehearsed it.
 
+    plan: of the whole session, or where it may end early, of each of its phases; the cost is that of all of them.
     cost: rounds, sent_bytes and dealer_bytes as in result.json; key_bytes (dealer_bytes without headers of frames),
     comparisons, levels, truncations and macs (see `Tally`).
     layers: name, op and the same numbers, of each layer in the order of first use; they add up to ``cost``.
     """
 
-    plan: Plan
+    plan: Plan | Phases
     cost: dict[str, int]
     layers: list[dict[str, Any]]
 
 
-def rehearse(settings: Settings, counts: Counts, rank: int = 0, prepared: fx.GraphModule | None = None) -> Rehearsal:
+def rehearse(
+    settings: Settings,
+    counts: Counts,
+    rank: int = 0,
+    prepared: fx.GraphModule | None = None,
+    start: Start | None = None,
+) -> Rehearsal:
     """Rehearse the task at the compute party of this rank; the plan is the same for all ranks.
 
     counts: how many images each owner has of each split that the task needs (`run.needed_splits`). prepared: the traced
-    module, if it is there already, with whatever weights.
+    module, if it is there already, with whatever weights. start: where a resumed task begins, with zeros for shares.
     Raises `ConfigError` for a protocol that takes nothing from a dealer, `ModelError` as `weights.prepared_module`.
     """
     if settings.protocol.name is ProtocolName.insecure_simulation:
@@ -70,13 +80,15 @@ def rehearse(settings: Settings, counts: Counts, rank: int = 0, prepared: fx.Gra
     ):
         repeats = _Repeats(meter, provider)
         job = _job(session, Path(folder), counts, repeats)
+        job.start = start or Start()
         model = run.secure_model(prepared, _zero_state(settings, prepared), repeats.layer)
-        data = {split: _zero_shares(job, split) for split in run.needed_splits(settings)}
+        data = {split: _zero_shares(job, split) for split in run.shared_splits(settings)}
         meter.start()
         run.perform(job, prepared, model, data)
         cost = meter.cost()
-        plan, labels = provider.plan()
-    tallies = plan.tallies(rank, labels)
+        phases = repeats.phases()
+    plan = Phases(tuple(phase.plan for phase in phases)) if settings.stops_early() else phases[0].plan
+    tallies = _tallies(phases, rank)
     on_wire = settings.randomness.mode is not RandomnessMode.stored
     layers = [
         {"name": key[0], "op": key[1], **_numbers(entry, tallies.get(key, Tally()), on_wire)}
@@ -87,6 +99,14 @@ def rehearse(settings: Settings, counts: Counts, rank: int = 0, prepared: fx.Gra
     if any(rest.values()):
         layers.append({"name": OUTPUTS[0], "op": OUTPUTS[1], **rest})
     return Rehearsal(plan, total, layers)
+
+
+def _tallies(phases: Sequence[_Phase], rank: int) -> dict[Hashable, Tally]:
+    totals: dict[Hashable, Tally] = {}
+    for phase in phases:
+        for label, tally in phase.plan.tallies(rank, phase.labels).items():
+            totals[label] = totals.get(label, Tally()).plus(tally)
+    return totals
 
 
 def _numbers(measured: Mapping[str, Any], tally: Tally, on_wire: bool) -> dict[str, int]:
@@ -111,29 +131,35 @@ class _Job(Job):
         opened = super().open(*args, **options)
         return None if opened is None else torch.zeros_like(opened)
 
+    def local(self, body: Callable[[], torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(tuple(shape))
+
 
 def _job(session: Session, folder: Path, counts: Counts, repeats: _Repeats) -> Job:
     """The party's job, with as many images as in the session, all black."""
-    data = session.settings.data
-    catalogue = Catalogue(counts, (data.channels, data.image_size, data.image_size))
+    catalogue = Catalogue(counts, sample_shape(session.settings))
     ids = {owner: [f"{owner}-{row}" for row in range(max(mine.values()))] for owner, mine in counts.items()}
     own = None
+    data = session.settings.data
+    several = (len(data.class_names),) if data.multi_label else ()
     if session.me in counts:
         own = {
             split: Split(
                 torch.zeros(count, *catalogue.image_shape),
-                torch.zeros(count, dtype=torch.int64),
+                torch.zeros((count, *several), dtype=torch.int64),
                 ids[session.me][:count],
             )
             for split, count in counts[session.me].items()
         }
-    return _Job(session, folder, catalogue, own, Progress(shown=False), ids=ids, segment=repeats.segment)
+    return _Job(
+        session, folder, catalogue, own, Progress(shown=False), ids=ids, segment=repeats.segment, phase=repeats.phase
+    )
 
 
 def _zero_state(settings: Settings, prepared: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Weights as `weights.share_weights` gives them."""
     from_owner = settings.model.weights.source not in (WeightsSource.seed, WeightsSource.shares)
-    public = from_owner and not settings.model.weights.secret and settings.task.kind is TaskKind.infer
+    public = from_owner and not settings.model.weights.secret and not weights.trained_on_shares(settings)
     dtype = torch.float32 if public else torch.int64
     return {name: torch.zeros(x.shape, dtype=dtype) for name, x in weights.floating_state(prepared).items()}
 
@@ -163,17 +189,51 @@ class _Past:
     settled: bool
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """A phase's plan, the labels of its demands, and the last runs of its segments."""
+
+    plan: Plan
+    labels: Labels
+    past: dict[Hashable, _Past]
+
+
 class _Repeats:
-    """`Job.segment` of a rehearsal, and the observer of the model's layers."""
+    """`Job.segment` and `Job.phase` of a rehearsal, and the observer of the model's layers."""
 
     def __init__(self, meter: compute.Meter, provider: RecordingProvider) -> None:
         self._meter, self._provider = meter, provider
         self._traffic = meter.session.mesh.traffic
         # Inside of a segment others begin anew: what they find there depends on what the segment did before.
         self._scopes: list[dict[Hashable, _Past]] = [{}]
+        self._phases: list[_Phase] = []
+        self._known: _Phase | None = None  # the present phase, if it is like the two before
+
+    def phase(self, end: bool) -> None:
+        """See `Job`. Of two phases in a row that demand the same, it is taken that all do so until the end."""
+        from mpc_imaging.engine import gates
+
+        self._close()
+        alike = len(self._phases) > 1 and self._phases[-1].plan == self._phases[-2].plan
+        self._known = self._phases[-1] if alike and not end else None
+        gates.context().masks.forget()
+
+    def phases(self) -> list[_Phase]:
+        """All of them, when the task is done."""
+        self._close()
+        return self._phases
+
+    def _close(self) -> None:
+        self._phases.append(self._known or _Phase(*self._provider.plan(), self._scopes[0]))
+        self._scopes = [{}]
+        self._provider.restart()
 
     def segment(self, key: Hashable, body: Callable[..., Any], *args: Any) -> Any:
         """The result of the body, or zeros in its place if it is known what it costs."""
+        if self._known is not None and key in self._known.past:
+            past = self._known.past[key]
+            self._count(past.spent)
+            return _fresh(past.result)
         past = self._scopes[-1].get(key)
         if past is not None and past.settled:
             self._again(past)
@@ -215,8 +275,11 @@ class _Repeats:
 
     def _again(self, past: _Past) -> None:
         self._provider.repeat(past.number)
-        self._traffic.add(TrafficSnapshot(past.spent.cells, past.spent.rounds))
-        for key, entry in past.spent.layers.items():
+        self._count(past.spent)
+
+    def _count(self, spent: _Spent) -> None:
+        self._traffic.add(TrafficSnapshot(spent.cells, spent.rounds))
+        for key, entry in spent.layers.items():
             for name, value in entry.items():
                 self._meter.layers[key][name] += value
 

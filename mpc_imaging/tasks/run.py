@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from mpc_imaging.parties.session import Session
-from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
+from mpc_imaging.settings import Method, ProtocolName, RandomnessMode, Settings, StopMetric, TaskKind, WeightsSource
 
 log = logging.getLogger("mpc_imaging.party")
 
@@ -33,15 +34,25 @@ def run_party(
 
 def _deal(settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None) -> None:
     # Imported where it runs: the dealer needs neither data nor models, the others not the dealer.
-    from mpc_imaging.randomness.dealer import serve_requests, stream_plan
+    from mpc_imaging.randomness import phases
+    from mpc_imaging.randomness.dealer import serve_requests, stream_phases, stream_plan
 
+    summary: dict[str, Any]
     with Session.open(settings, party, folder, certificates, listener) as session:
         if settings.protocol.name is ProtocolName.insecure_simulation:
             return
         keys = [session.key(name, "correlations") for name in session.compute]
-        if has_plan(settings):
+        if has_plan(settings) and settings.stops_early():
+            plans = stream_phases(
+                session.mesh,
+                session.compute,
+                lambda number: [session.key(name, phases.purpose(number)) for name in session.compute],
+                _workers(settings),
+            )
+            summary = {"demands": sum(plan.count for plan in plans), "digest": phases.digest(plans)}
+        elif has_plan(settings):
             plan = stream_plan(session.mesh, session.compute, keys, _workers(settings))
-            summary: dict[str, Any] = {"demands": plan.count, "digest": plan.digest}
+            summary = {"demands": plan.count, "digest": plan.digest}
         else:
             summary = serve_requests(session.mesh, session.compute, keys).summary()
         log.info("served %d demands", summary["demands"])
@@ -56,11 +67,20 @@ def _workers(settings: Settings) -> int:
 
 
 def needed_splits(settings: Settings) -> list[str]:
-    """Splits whose images the owners share."""
+    """Splits whose images the owners need."""
     if settings.task.kind is TaskKind.infer:
         return [settings.task.split]
-    validate = settings.task.evaluate_each_epoch and bool(settings.recipients("metrics"))
+    shown = any(settings.recipients(value) for value in ("metrics", "auc"))
+    chosen = settings.task.early_stopping.metric is not StopMetric.none
+    validate = chosen or (settings.task.evaluate_each_epoch and shown)
     return list(dict.fromkeys(["train", *(["val"] if validate else []), settings.task.split]))
+
+
+def shared_splits(settings: Settings) -> list[str]:
+    """Those of them whose images the owners share: in federated training not those that they only train on."""
+    task = settings.task
+    federated = task.method is Method.federated and task.kind is TaskKind.train
+    return [s for s in needed_splits(settings) if not federated or s != "train" or s == task.split]
 
 
 def _take_part(
@@ -68,7 +88,10 @@ def _take_part(
 ) -> None:
     from mpc_imaging.data import load_party
     from mpc_imaging.tasks import inputs, stored, weights
+    from mpc_imaging.tasks.checkpoints import WEIGHTS, Checkpoints, starting_point
+    from mpc_imaging.tasks.features import own_inputs
     from mpc_imaging.tasks.job import Job
+    from mpc_imaging.tasks.privacy import session_budget
     from mpc_imaging.tasks.progress import Progress
 
     splits = needed_splits(settings)
@@ -76,16 +99,24 @@ def _take_part(
     # cannot. Nothing is shared before all have announced that they are ready.
     with Session.open(settings, party, folder, certificates, listener) as session:
         stored.check(session)
-        bar = Progress(progress)
-        own = load_party(settings, party, folder, splits) if party in settings.data_owners() else None
+        training = settings.task.kind is TaskKind.train and session.rank is not None
+        checkpoints = Checkpoints(session, folder) if training else None
+        bar = Progress(progress, session.mesh.traffic)
+        own, backbone = None, None
+        if party in settings.data_owners():
+            own, backbone = own_inputs(settings, load_party(settings, party, folder, splits), bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
-        catalogue = inputs.announce(session, splits, own)
-        plan = _plan(session, catalogue, prepared)
-        job = Job(session, folder, catalogue, own, bar)
+        catalogue = inputs.announce(session, splits, own, backbone)
+        start = starting_point(session, checkpoints, catalogue.counts)
+        plan = _plan(session, catalogue, prepared, start)
+        if checkpoints is not None and plan is not None:
+            checkpoints.plan = plan.digest
+        budget = session_budget(session, start)
+        job = Job(session, folder, catalogue, own, bar, start=start, checkpoints=checkpoints, budget=budget)
         job.exchange_ids()
-        state = weights.share_weights(session, prepared)
-        data = _share_data(session, catalogue, splits, own)
+        state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
+        data = _share_data(session, catalogue, shared_splits(settings), own)
         if session.rank is not None:
             _compute(job, plan, prepared, state, data)
             return
@@ -96,7 +127,7 @@ def _take_part(
         job.finish(None, [])
 
 
-def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule) -> Any:
+def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule, start: Any) -> Any:
     """The plan on which the compute parties agree; None at other parties, and where there is no plan."""
     if not has_plan(session.settings):
         return None
@@ -104,7 +135,7 @@ def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule) -> A
     if session.rank is not None:
         from mpc_imaging.tasks.rehearsal import rehearse
 
-        plan = rehearse(session.settings, catalogue.counts, session.rank, prepared).plan
+        plan = rehearse(session.settings, catalogue.counts, session.rank, prepared, start.blank()).plan
     session.agree_on_plan(None if plan is None else plan.digest)
     return plan
 
@@ -128,7 +159,9 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
     from mpc_imaging.tasks import inputs
 
     settings = session.settings
-    with_labels = settings.task.kind is TaskKind.train or bool(settings.recipients("metrics"))
+    with_labels = settings.task.kind is TaskKind.train or any(
+        settings.recipients(value) for value in ("metrics", "auc")
+    )
     return {
         split: inputs.share_images(
             session, catalogue, split, None if own is None else own[split], with_labels, len(settings.data.class_names)
@@ -140,10 +173,13 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 def _compute(
     job: Any, plan: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
 ) -> None:
+    from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.tasks import compute
 
     with compute.randomness(job.session, plan) as provider, compute.engine(job.session, provider) as meter:
         model = secure_model(prepared, state, meter.layer)
+        if isinstance(plan, Phases):
+            job.phase = functools.partial(compute.begin_phase, provider)
         meter.start()
         perform(job, prepared, model, data)
         cost = meter.cost()
@@ -164,19 +200,27 @@ def secure_model(prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tenso
 
 def perform(job: Any, prepared: torch.fx.GraphModule, model: Any, data: dict[str, tuple]) -> None:
     """The whole task, after all inputs are shared; ``model`` is None at parties that do not compute."""
+    from mpc_imaging.tasks.federated import Federation
     from mpc_imaging.tasks.infer import infer
     from mpc_imaging.tasks.train import train
 
-    if job.settings.task.kind is TaskKind.train:
+    task, federation = job.settings.task, None
+    if task.kind is TaskKind.train and task.method is Method.federated:
+        federation = Federation(job, prepared, model)
+        federation.train(data)
+    elif task.kind is TaskKind.train:
         train(job, model, data)
-    infer(job, model, *data[job.settings.task.split])
-    if job.settings.task.kind is TaskKind.train:
+    infer(job, model, *data[task.split])
+    if federation is not None:
+        federation.finish()
+    if task.kind is TaskKind.train:
         _keep_weights(job, prepared, model)
 
 
 def _keep_weights(job: Any, prepared: torch.fx.GraphModule, model: Any) -> None:
     """Trained weights stay as each compute party's share file, and are opened where the policy says so."""
     from mpc_imaging.tasks import weights
+    from mpc_imaging.tasks.train import total_steps
 
     shapes = {name: value.shape for name, value in weights.floating_state(prepared).items()}
     shares = None
@@ -184,5 +228,7 @@ def _keep_weights(job: Any, prepared: torch.fx.GraphModule, model: Any) -> None:
         from mpc_imaging.engine.tensors import share_of
 
         shares = {name: share_of(model.parameters[name]) for name in shapes}
-        weights.write_shares(job.session, shares, job.folder)
+        if job.checkpoints is not None:
+            spent = {} if job.budget is None else {"privacy": job.budget.record(job.settings.task.epochs)}
+            weights.write_shares(job.session, shares, job.folder, total_steps(job), spent)
     job.open_weights(shapes, shares)

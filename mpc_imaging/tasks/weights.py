@@ -7,10 +7,9 @@ owner's holds the owner's weights.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -22,21 +21,21 @@ from mpc_imaging.errors import DataError, ModelError, SessionError
 from mpc_imaging.models.build import build
 from mpc_imaging.models.convert import output_shape, prepare
 from mpc_imaging.models.weights import load_weights, save_weights, set_weights
-from mpc_imaging.parties import sharing
+from mpc_imaging.parties import sealed, sharing
 from mpc_imaging.parties.session import Session
-from mpc_imaging.report.predictions import write_atomically
-from mpc_imaging.settings import Loss, Settings, TaskKind, WeightsSource
+from mpc_imaging.settings import Loss, Method, Settings, TaskKind, TaskSettings, WeightsSource, public_digests
+from mpc_imaging.tasks.features import features_of, sample_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHARES = "shares.safetensors"
+SHARES = "shares.sealed"
 
 
 def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int], None] | None = None) -> nn.Module:
     """The model owner's module: weights from its file, or trained in plaintext on its own train split.
 
-    folder: the owner's run folder, which gets weights.safetensors. progress: called with (epoch, epochs).
+    folder: the owner's run folder, which gets `pretrained_file`. progress: called with (epoch, epochs).
     Raises `ModelError` for a file of weights that does not fit, `DataError` for images that cannot be used.
     """
     module = build(settings.model, settings.seed)
@@ -44,23 +43,25 @@ def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int]
     if source is WeightsSource.file:
         set_weights(module, load_weights(settings.model.weights.path))
     elif source is WeightsSource.pretrain:
-        split = load_whole_split(settings, folder, "train", settings.model_owner())
+        split = features_of(settings, load_whole_split(settings, folder, "train", settings.model_owner()))
         plan = settings.model.pretrain
-        train_plaintext(
-            module,
-            split.images,
-            split.labels,
+        task = TaskSettings(
             epochs=plan.epochs,
             batch_size=plan.batch_size,
             lr=plan.lr,
             momentum=plan.momentum,
             weight_decay=plan.weight_decay,
-            loss=Loss.cross_entropy,
-            seed=settings.seed,
-            on_epoch=(lambda epoch, loss: progress(epoch, plan.epochs)) if progress else None,
+            loss=Loss.binary_cross_entropy if settings.data.multi_label else Loss.cross_entropy,
         )
-        save_weights(module.state_dict(), folder / "weights.safetensors")
+        told = (lambda epoch, loss: progress(epoch, plan.epochs)) if progress else None
+        train_plaintext(module, split.images, split.labels, task, settings.seed, told)
+        save_weights(module.state_dict(), pretrained_file(settings, folder))
     return module.eval()
+
+
+def pretrained_file(settings: Settings, folder: Path) -> Path:
+    """Where the model owner keeps what it trained in plaintext; weights.safetensors is what a task ends with."""
+    return folder / ("weights.safetensors" if settings.task.kind is TaskKind.infer else "pretrained.safetensors")
 
 
 def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.GraphModule:
@@ -72,16 +73,21 @@ def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.G
     # Shares were made of the graph that was trained, in which nothing is folded.
     training = settings.task.kind is TaskKind.train or settings.model.weights.source is WeightsSource.shares
     prepared = prepare(module, training)
-    data = settings.data
-    shape = output_shape(prepared, (2, data.channels, data.image_size, data.image_size))
-    if tuple(shape) != (2, len(data.class_names)):
+    classes = len(settings.data.class_names)
+    shape = output_shape(prepared, (2, *sample_shape(settings)))
+    if tuple(shape) != (2, classes):
         raise ModelError(
             [
                 f"the model gives {tuple(shape[1:])} for an image, not a score for each of data.class_names "
-                f"({len(data.class_names)}); set its number of classes in model.kwargs"
+                f"({classes}); set its number of classes in model.kwargs"
             ]
         )
     return prepared
+
+
+def trained_on_shares(settings: Settings) -> bool:
+    """Whether the compute parties train the model; in federated training, owners do."""
+    return settings.task.kind is TaskKind.train and settings.task.method is Method.joint
 
 
 def floating_state(prepared: nn.Module) -> dict[str, torch.Tensor]:
@@ -92,7 +98,7 @@ def floating_state(prepared: nn.Module) -> dict[str, torch.Tensor]:
 def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch.Tensor] | None:
     """The starting weights at each compute party, by name; None at other parties.
 
-    int64 shares, or float32 tensors where the owner declared them public and the task does not train them.
+    int64 shares, or float32 tensors where the owner declared them public and the task does not train them on shares.
     Raises `EncodingError` for weights that fixed point cannot hold, `DataError` and `SessionError` for share files that
     do not fit (see `read_shares`).
     """
@@ -101,7 +107,7 @@ def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch
     state = floating_state(prepared)
     source = settings.model.weights.source
     if source is WeightsSource.shares:
-        return read_shares(session, state) if session.rank is not None else None
+        return read_shares(session, state)[0] if session.rank is not None else None
     if source is WeightsSource.seed:
         if session.rank is None:
             return None
@@ -112,7 +118,7 @@ def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch
         encoded = encode(value, bits) if session.me == owner else None
         if not settings.model.weights.secret:
             result = sharing.broadcast(session, owner, f"weights {name}", encoded, value.shape)
-            if result is not None and settings.task.kind is TaskKind.train:
+            if result is not None and trained_on_shares(settings):
                 result = _public_share(session, result)  # training makes them secret
             elif result is not None:
                 result = decode(result, bits, torch.float32)
@@ -131,21 +137,28 @@ def _public_share(session: Session, value: torch.Tensor) -> torch.Tensor:
     return share + value if session.first else share
 
 
-def write_shares(session: Session, shares: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write this compute party's int64 shares of trained weights, whole or not at all, for its operator's eyes only.
+def write_shares(
+    session: Session,
+    shares: Mapping[str, torch.Tensor],
+    folder: Path,
+    step: int = 0,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write this compute party's int64 shares of trained weights, sealed with its operator's key.
 
-    Alone they tell nothing; with those of all other compute parties they tell the weights.
+    folder: the party's run folder. step: training steps that made them. extra: goes into the public header.
+    With all compute parties' files and keys, the weights can be told. Raises `ConfigError` and `DataError` as `sealed`.
     """
-    from safetensors.torch import save
-
-    metadata = {
-        "origin": session.mesh.session_id.hex(),
+    header = {
+        "kind": "weights",
+        "session": session.mesh.session_id.hex(),
         "party": session.me,
-        "parties": json.dumps(session.compute),
-        "fraction_bits": str(session.settings.protocol.fraction_bits),
+        "parties": session.compute,
+        "step": step,
+        "fraction_bits": session.settings.protocol.fraction_bits,
+        "settings": public_digests(session.settings),
     }
-    content = save({name: value.contiguous() for name, value in shares.items()}, metadata)
-    write_atomically(folder / SHARES, content, mode=0o600)
+    sealed.seal(folder / SHARES, shares, header | dict(extra or {}), sealed.share_key(session.settings, folder))
 
 
 def share_file(settings: Settings, party: str) -> Path:
@@ -154,53 +167,43 @@ def share_file(settings: Settings, party: str) -> Path:
     return path / "parties" / party / SHARES if path.is_dir() else path
 
 
-def read_share_file(settings: Settings, party: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Shares (int64, by name) and metadata of one party's file.
+def read_share_file(settings: Settings, party: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Shares (int64, by name) and header of one party's file. Its key lies beside it, unless it is configured.
 
-    Raises `DataError`, which names no path, if it is missing, cannot be read, or is no share file.
+    Raises `DataError`, which names no path, if it is missing, cannot be read, or is no file of shares of weights;
+    `ConfigError` if there is no key.
     """
-    from safetensors import SafetensorError, safe_open
-
-    again = "give the run folder of a training run"
-    try:
-        with safe_open(share_file(settings, party), "pt") as file:
-            metadata = file.metadata() or {}
-            shares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except FileNotFoundError:
-        raise DataError([f"model.weights.path: no {SHARES} of {party}; {again}"]) from None
-    except (SafetensorError, UnicodeDecodeError):
-        raise DataError([f"model.weights.path: the share file of {party} is damaged; train again"]) from None
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-        raise DataError([f"model.weights.path: the share file of {party} cannot be read: {problem}; {again}"]) from None
-    integers = all(share.dtype is torch.int64 for share in shares.values())
-    if not integers or not {"origin", "party", "parties", "fraction_bits"} <= metadata.keys():
-        raise DataError([f"model.weights.path: the file of {party} holds no shares; {again}"])
-    return shares, metadata
+    path, name = share_file(settings, party), f"model.weights.path: the share file of {party}"
+    sealed.read_header(path, name)  # a file that is missing needs no key
+    content = sealed.unseal(path, sealed.share_key(settings, path.parent, create=False), name)
+    if content.header["kind"] != "weights":
+        raise DataError([f"{name} is a {content.header['kind']}; give the run folder of a training run that ended"])
+    return content.tensors, content.header
 
 
-def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """This compute party's shares, int64 by name, from its file; all compute parties' come from one training run.
+def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """This compute party's shares, int64 by name, and their header; all compute parties' come from one training run.
 
     state: tensors of the shapes that the model needs. Raises `DataError` with all that is wrong with this party's file,
     `SessionError` if the parties' files are those of different runs.
     """
-    shares, metadata = read_share_file(session.settings, session.me)
-    problems = []
-    if metadata["party"] != session.me:
-        problems.append(f"the share file of {metadata['party']} was given to {session.me}; each party loads its own")
-    if metadata["parties"] != json.dumps(session.compute):
-        problems.append(f"the shares were made by {metadata['parties']}, not by this topology's compute parties")
-    if metadata["fraction_bits"] != str(session.settings.protocol.fraction_bits):
-        problems.append(f"the shares have {metadata['fraction_bits']} bits of fraction; set protocol.fraction_bits so")
+    shares, header = read_share_file(session.settings, session.me)
+    bits, problems = session.settings.protocol.fraction_bits, []
+    if header["party"] != session.me:
+        problems.append(f"the share file of {header['party']} was given to {session.me}; each party loads its own")
+    if header["parties"] != session.compute:
+        made = ", ".join(header["parties"])
+        problems.append(f"the shares were made by {made}, not by this topology's compute parties")
+    if header["fraction_bits"] != bits:
+        problems.append(f"the shares have {header['fraction_bits']} bits of fraction; set protocol.fraction_bits so")
     if {name: tuple(v.shape) for name, v in shares.items()} != {name: tuple(v.shape) for name, v in state.items()}:
         problems.append("the shares are those of another model; set model as in the training run")
     if problems:
         raise DataError(problems)
-    origin = hashlib.sha256(metadata["origin"].encode()).hexdigest()
+    origin = hashlib.sha256(header["session"].encode()).hexdigest()
     for name, theirs in session.swap({"origin": origin}).items():
         if theirs != {"origin": origin}:
             raise SessionError(
                 f"{name} and {session.me} hold shares of different training runs; give both the same run's"
             )
-    return shares
+    return shares, header

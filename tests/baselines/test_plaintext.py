@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from mpc_imaging.baselines.plaintext import loss_function, run_plaintext, train_plaintext
+from mpc_imaging.baselines.optimisers import loss_function
+from mpc_imaging.baselines.plaintext import run_plaintext, train_plaintext
 from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.errors import DataError
 from mpc_imaging.report.metrics import classification_metrics, log_softmax
-from mpc_imaging.settings import Loss, Settings, TaskKind
+from mpc_imaging.settings import Loss, Settings, TaskKind, TaskSettings
 
 
 @dataclass
@@ -99,7 +100,8 @@ def test_updates_are_momentum_sgd_worked_by_hand():
     rows, seed, lr, momentum, decay = owner("a", 10, 4), 5, 0.1, 0.9, 0.01
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))
     weight = model[1].weight.detach().clone()
-    losses = train_plaintext(model, rows.images, rows.labels, 2, 4, lr, momentum, decay, Loss.mse, seed)
+    task = TaskSettings(epochs=2, batch_size=4, lr=lr, momentum=momentum, weight_decay=decay, loss=Loss.mse)
+    losses = train_plaintext(model, rows.images, rows.labels, task, seed)
     velocity = torch.zeros_like(weight)
     for epoch, batches in enumerate(batch_schedule(10, 4, 2, seed)):
         total = 0.0
@@ -126,7 +128,7 @@ def test_losses_and_their_gradients_are_their_documented_formulas():
         Loss.mse: (((logits - onehot) ** 2).sum() / 6, 2 * (logits - onehot) / 6),
     }
     for loss in Loss:
-        value = loss_function(loss)(logits, labels)
+        value = loss_function(TaskSettings(loss=loss))(logits, labels)
         (gradient,) = torch.autograd.grad(value, logits)
         assert value.item() == pytest.approx(expected[loss][0].item())
         assert torch.allclose(gradient, expected[loss][1])
@@ -134,8 +136,9 @@ def test_losses_and_their_gradients_are_their_documented_formulas():
 
 def test_epochs_are_reported_in_eval_mode_as_they_end():
     rows, model, seen = owner("a", 12, 6), module(), []
-    losses = train_plaintext(model, rows.images, rows.labels, 2, 5, 0.1, 0.0, 0.0, Loss.cross_entropy, 0,
-                             lambda epoch, loss: seen.append((epoch, loss, model.training)))  # fmt: skip
+    task = TaskSettings(epochs=2, batch_size=5)
+    told = lambda epoch, loss: seen.append((epoch, loss, model.training))  # noqa: E731
+    losses = train_plaintext(model, rows.images, rows.labels, task, 0, told)
     assert seen == [(1, losses[0], False), (2, losses[1], False)]
 
 

@@ -6,10 +6,11 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from mpc_imaging.settings import DataKind, DataSettings, PartySettings, Role, Settings, TopologySettings
 
@@ -37,6 +38,21 @@ def make_dicom(path: Path, pixels: np.ndarray, bits: int = 12, **elements: objec
     for keyword, value in elements.items():
         setattr(ds, keyword, value)
     ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def make_encapsulated(
+    path: Path, frames: list[bytes], syntax: UID, shape: tuple[int, int], bits: int = 16, **elements: object
+) -> Path:
+    """Write compressed grey frames of one ``shape`` as they are; ``elements`` go over the usual ones."""
+    elements = {"NumberOfFrames": len(frames), "PixelData": encapsulate(frames), **elements}
+    make_dicom(path, np.zeros(shape, dtype=f"u{bits // 8}"), bits)
+    ds = dcmread(path)
+    ds.file_meta.TransferSyntaxUID = syntax
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    ds.save_as(path)
     return path
 
 

@@ -101,3 +101,19 @@ def test_missing_labels_and_repeated_files_are_left_to_the_caller(tmp_path: Path
         "row 3, test/1.dcm: it has no label",
         "row 5, test/../test/0.dcm: the same file is in row 2",
     ]
+
+
+def test_several_labels_for_each_image(tmp_path: Path) -> None:
+    rows = some_rows(4)
+    for row, label in zip(rows, ["normal;pneumonia", "", " 1 ", "normal; 1"], strict=True):
+        row["label"] = label
+    found, rejected = read_manifest(make_folder(tmp_path, rows), NAMES, multi_label=True)
+    assert rejected == [], "an empty label says that there is nothing to see"
+    assert [row.label for row in found] == [(1, 1), (0, 0), (0, 1), (1, 1)]
+
+
+def test_an_unknown_label_among_several(tmp_path: Path) -> None:
+    rows = some_rows(2)
+    rows[1]["label"] = "normal;tuberculosis"
+    with pytest.raises(DataError, match=r"row 3: label must be some, separated by semicolons, of data.class_names"):
+        read_manifest(make_folder(tmp_path, rows), NAMES, multi_label=True)

@@ -127,3 +127,27 @@ def test_downloads_that_fail(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DataError, match="is no MedMNIST set: write one of fake"):
         medmnist.download("nothing", 28)
     assert not list(cache.iterdir())
+
+
+def test_several_labels_for_each_image(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=np.uint8)
+    path = save(tmp_path / "chest.npz", test_images=images(3), test_labels=labels)
+    rows = medmnist.read_rows(path, ["test"], ["a", "b", "c"], multi_label=True)
+    assert [row.label for row in rows] == [(0, 1, 1), (0, 0, 0), (1, 0, 0)]
+    with pytest.raises(DataError, match="3 labels per image: write data.multi_label=true"):
+        medmnist.read_rows(path, ["test"], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (np.zeros((3, 4), np.uint8), r"shape \(3, 4\) are no labels of shape \(N, 3\)"),
+        (np.zeros(3, np.uint8), r"shape \(3,\) are no labels"),
+        (np.zeros((3, 3)), "float64"),
+        (np.full((3, 3), 2, np.uint8), "must be 0 or 1"),
+    ],
+)
+def test_labels_that_are_no_rows_of_0_and_1(tmp_path: Path, labels: np.ndarray, problem: str) -> None:
+    path = save(tmp_path / "chest.npz", test_images=images(3), test_labels=labels)
+    with pytest.raises(DataError, match=problem):
+        medmnist.read_rows(path, ["test"], ["a", "b", "c"], multi_label=True)

@@ -154,3 +154,12 @@ def test_subsets_round_to_the_nearest_share_of_a_class() -> None:
     rows = [Row(i, "train", int(i >= 3), f"p{i}") for i in range(10)]
     for seed in range(5):
         assert sum(row.label for row in subset(rows, 4, seed)) == 3  # of 1.2 and 2.8
+
+
+def test_combinations_of_labels_keep_their_balance() -> None:
+    combinations = [(0, 0), (0, 1), (1, 1)]
+    rows = [Row(i, "train", combinations[i % 3], f"p{i}") for i in range(60)]
+    divided = divide(rows, OWNERS[:2], PartitionSettings(kind=PartitionKind.even), 2)
+    for own in divided.values():
+        assert Counter(row.label for row in own) == dict.fromkeys(combinations, 10)
+    assert Counter(row.label for row in subset(rows, 30, 1)) == dict.fromkeys(combinations, 10)

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpc_imaging.baselines.plaintext import loss_function
-from mpc_imaging.engine.losses import loss_and_gradient
-from mpc_imaging.settings import Loss
+from mpc_imaging.baselines.optimisers import class_weights, loss_function
+from mpc_imaging.engine.losses import image_weights, loss_and_gradient, smoothed
+from mpc_imaging.settings import Loss, TaskSettings
 
 
 def loss(logits, onehot, kind):
@@ -19,7 +19,7 @@ def test_losses_equal_the_baseline_times_the_batch(two, kind, classes):
     logits, labels = torch.randn(16, classes) * 3, torch.randint(classes, (16,))
     value, gradient = two.run(loss, logits, F.one_hot(labels, classes).double(), kind=kind)
     logits.requires_grad_()
-    expected = loss_function(kind)(logits, labels) * 16
+    expected = loss_function(TaskSettings(loss=kind))(logits, labels) * 16
     expected.backward()
     assert abs(value - expected.item()) < 0.002 * expected.item() + 0.01
     assert (gradient - logits.grad.double()).abs().max() < 2e-3
@@ -39,3 +39,44 @@ def test_a_loss_that_nobody_sees_costs_nothing(two, kind):
     alone = two.run(gradient_only, logits, onehot, kind=kind)
     assert two.rounds < with_loss
     assert (alone - gradient).abs().max() < 1e-3
+
+
+def weighted(logits, labels, kind, smoothing, weights, balanced):
+    targets = smoothed(kind, labels, smoothing)
+    return loss_and_gradient(kind, logits, targets, True, image_weights(labels, weights, balanced))
+
+
+@pytest.mark.parametrize("kind", list(Loss))
+@pytest.mark.parametrize(
+    ("smoothing", "weights", "balanced"),
+    [(0.2, [], False), (0.0, [0.5, 2.0, 1.0], False), (0.1, [1.0, 2.0, 3.0], True)],
+)
+def test_smoothing_and_weights_are_those_of_the_baseline(two, kind, smoothing, weights, balanced):
+    logits, labels = torch.randn(40, 3) * 2, torch.tensor([0] * 37 + [1, 1, 1])
+    options = {"smoothing": smoothing, "weights": weights, "balanced": balanced}
+    value, gradient = two.run(weighted, logits, F.one_hot(labels, 3).double(), kind=kind, **options)
+    task = TaskSettings(loss=kind, label_smoothing=smoothing, class_weights=weights, balanced=balanced)
+    logits.requires_grad_()
+    expected = loss_function(task, class_weights(task, labels, 3))(logits, labels) * 40
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=0.005, abs=0.02)
+    assert (gradient - logits.grad.double()).abs().max() < 5e-3
+
+
+def test_a_class_that_is_absent_or_rare_has_the_largest_weight():
+    task = TaskSettings(balanced=True)
+    assert class_weights(task, torch.tensor([0] * 300 + [1]), 3).tolist() == pytest.approx([301 / 900, 20, 20])
+
+
+def several(logits, labels):
+    return loss_and_gradient(Loss.binary_cross_entropy, logits, labels, True)
+
+
+def test_an_image_may_have_several_labels(two):
+    logits, labels = torch.randn(12, 4), torch.randint(2, (12, 4))
+    value, gradient = two.run(several, logits, labels.double())
+    logits.requires_grad_()
+    expected = F.binary_cross_entropy_with_logits(logits, labels.float()) * 12
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=0.005)
+    assert (gradient - logits.grad.double()).abs().max() < 2e-3

@@ -3,20 +3,30 @@
 import pytest
 import torch
 
+from mpc_imaging.baselines import optimisers
+from mpc_imaging.choices import Optimiser
+from mpc_imaging.settings import TaskSettings
+
 BATCH = 8
 
 
-def descend(*tensors, lr, momentum, weight_decay):
-    """Parameters after each step; the first two tensors are the parameters, then come summed gradients in pairs."""
-    from mpc_imaging.engine.optimiser import SGD
+def descend(*tensors, rates=None, again=0, **options):
+    """Parameters after each step; the first two tensors are the parameters, then come summed gradients in pairs.
+
+    again: after so many steps, a new optimiser goes on from the state of the first.
+    """
+    from mpc_imaging.engine.optimiser import make
 
     parameters = dict(zip(("weight", "bias"), tensors[:2], strict=True))
-    optimiser = SGD(parameters, lr, momentum, weight_decay)
+    optimiser = make(parameters, TaskSettings(**options))
     steps = []
     for start in range(2, len(tensors), 2):
         for parameter, gradient in zip(parameters.values(), tensors[start : start + 2], strict=True):
             parameter.grad = gradient
-        optimiser.step(BATCH)
+        optimiser.step(BATCH, rates[len(steps)] if rates else options["lr"])
+        if len(steps) + 1 == again:
+            state, optimiser = optimiser.state(), make(parameters, TaskSettings(**options))
+            optimiser.load(state, again)
         assert all(p.grad is None for p in parameters.values())
         steps.append([p.clone() for p in parameters.values()])
     return steps
@@ -42,12 +52,12 @@ def test_steps_equal_torchs(two, momentum, weight_decay):
 
 
 def without_gradient(used, unused):
-    from mpc_imaging.engine.optimiser import SGD
+    from mpc_imaging.engine.optimiser import make
 
-    optimiser = SGD({"used": used, "unused": unused}, 0.5, 0.9, 0.1)
+    optimiser = make({"used": used, "unused": unused}, TaskSettings(lr=0.5, momentum=0.9, weight_decay=0.1))
     used.grad = used.clone()
-    optimiser.step(1)
-    optimiser.step(1)
+    optimiser.step(1, 0.5)
+    optimiser.step(1, 0.5)
     return [used, unused]
 
 
@@ -58,10 +68,10 @@ def test_parameters_without_gradient_stay(two):
 
 
 def small_rate(p):
-    from mpc_imaging.engine.optimiser import SGD
+    from mpc_imaging.engine.optimiser import make
 
     p.grad = p * 1000
-    SGD({"p": p}, 1e-5, 0, 0).step(1)
+    make({"p": p}, TaskSettings(momentum=0.0)).step(1, 1e-5)
     return p
 
 
@@ -69,3 +79,77 @@ def test_factors_have_more_fraction_than_values(two):
     """1e-5 in 16 bits of fraction would be 1.5e-5."""
     p = two.run(small_rate, torch.ones(100) * 8)
     assert (p - 8 * (1 - 1e-2)).abs().max() < 0.002 * 8 * 1e-2 + 2 * 2**-16
+
+
+def problem(steps, scale=1.0):
+    """Parameters, and mean gradients of so many steps, some of them tiny."""
+    torch.manual_seed(2)
+    start = [torch.randn(4, 5), torch.randn(5)]
+    sizes = torch.logspace(-3, 0, steps) * scale
+    return start, [[torch.randn(4, 5) * size, torch.randn(5) * size] for size in sizes.tolist()]
+
+
+def plain_steps(start, gradients, task, rates):
+    """What the baseline's optimiser makes of them, in double precision."""
+    plain = [torch.nn.Parameter(p.double()) for p in start]
+    optimiser, after = optimisers.make(plain, task), []
+    for pair, rate in zip(gradients, rates, strict=True):
+        for parameter, gradient in zip(plain, pair, strict=True):
+            parameter.grad = gradient.double()
+        optimisers.descend(optimiser, task, rate)
+        after.append([p.detach().clone() for p in plain])
+    return after
+
+
+CASES = {
+    "nesterov": ({"momentum": 0.9, "nesterov": True}, 1e-3),
+    "adam": ({"optimiser": Optimiser.adam, "lr": 0.01}, 3e-3),
+    "adam with decay": ({"optimiser": Optimiser.adam, "lr": 0.01, "weight_decay": 0.01, "betas": [0.8, 0.9]}, 4e-3),
+    "amsgrad": ({"optimiser": Optimiser.amsgrad, "lr": 0.01, "betas": [0.9, 0.7]}, 3e-3),
+    "clipped values": ({"momentum": 0.9, "clip_value": 0.1}, 1e-3),
+    "clipped norm": ({"momentum": 0.0, "clip_norm": 0.5}, 1e-3),
+    "clipped norm and values": ({"momentum": 0.9, "clip_norm": 0.5, "clip_value": 0.2, "weight_decay": 0.01}, 1e-3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("again", [0, 7])
+def test_they_follow_the_baseline_also_from_a_state(two, case, again):
+    options, tolerance = CASES[case]
+    options = {"lr": 0.05} | options
+    start, gradients = problem(20)
+    rates = [options["lr"] / (1 + step / 10) for step in range(20)]
+    summed = [g * BATCH for pair in gradients for g in pair]
+    steps = two.run(descend, *start, *summed, rates=rates, again=again, **options)
+    for got, want in zip(steps, plain_steps(start, gradients, TaskSettings(**options), rates), strict=True):
+        for a, b in zip(got, want, strict=True):
+            assert (a - b).abs().max() < tolerance
+    assert (steps[-1][0] - start[0]).abs().max() > 10 * tolerance
+
+
+@pytest.mark.parametrize("size", [0.0, 0.2, 30.0, 3000.0])
+def test_a_norm_is_clipped_whatever_its_size(two, size):
+    gradient = torch.randn(4, 5)
+    gradient *= size / gradient.norm()
+    zero = torch.zeros(5)
+    options = {"lr": 1.0, "momentum": 0.0, "clip_norm": 0.5}
+    (after,) = two.run(descend, torch.zeros(4, 5), zero, gradient * BATCH, zero, **options)
+    wanted = gradient * min(1.0, 0.5 / max(size, 1e-9))
+    assert (after[0] + wanted).abs().max() < 1e-3
+
+
+def test_adam_takes_the_same_step_for_any_large_gradient(two):
+    gradients = torch.tensor([[0.0, 1e-3, 0.1, 0.6, 50.0]]) * torch.tensor([[1.0], [-1.0]])
+    options = {"lr": 0.1, "optimiser": Optimiser.adam}
+    zero = torch.zeros(5)
+    (after,) = two.run(descend, torch.zeros(2, 5), zero, gradients * BATCH, zero, **options)
+    wanted = -0.1 * gradients.sign() * torch.tensor([0.0, 2**-0.5, 1.0, 1.0, 1.0])
+    assert (after[0] - wanted).abs().max() < 0.1 * 0.02
+
+
+def test_steps_of_one_class_of_rates_demand_the_same():
+    from mpc_imaging.engine.optimiser import rate_class
+
+    plain, momentum = TaskSettings(momentum=0.0), TaskSettings(momentum=0.9)
+    assert rate_class(plain, 0.1, 32) == rate_class(plain, 0.09, 32) != rate_class(plain, 0.01, 32)
+    assert rate_class(momentum, 0.1, 32) == rate_class(momentum, 0.001, 32)

@@ -47,3 +47,10 @@ def test_images_that_are_too_small(model: type[nn.Module], smallest: int) -> Non
     assert model(1, smallest)(torch.zeros(1, 1, smallest, smallest)).shape == (1, 2)
     with pytest.raises(ValueError, match=f"at least {smallest}"):
         model(1, smallest - 1)
+
+
+@pytest.mark.parametrize(("hidden", "sizes"), [(0, [(2, 30), (2,)]), (8, [(8, 30), (8,), (2, 8), (2,)])])
+def test_a_head_takes_features(hidden: int, sizes: list[tuple[int, ...]]) -> None:
+    head = zoo.Head(30, 2, hidden)
+    assert head(torch.zeros(3, 30)).shape == (3, 2)
+    assert [tuple(parameter.shape) for parameter in head.parameters()] == sizes

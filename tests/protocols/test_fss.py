@@ -150,7 +150,7 @@ def test_more_than_two_parties():
 def test_wide_comparisons_take_all_values(bits):
     """A max-pool's padding lies far below any value; differences to it need all bits."""
     wide = KeyComparison(bits).wide()
-    assert wide.bits == 64 and wide.check is None
+    assert wide.bits == 64 and not wide.checked
     assert [wide.width(shift) for shift in (0, 16, 55)] == [64, 48, 9]
 
 

@@ -46,6 +46,16 @@ def test_outputs_meet_plaintext_by_image_id_not_by_row(run):
     assert joint_metrics(run.folder, run.settings, other)["fidelity"] == straight["fidelity"]
 
 
+def test_joint_training_stands_beside_federated(run):
+    joint = replace(run.plaintext, logits=torch.from_numpy(run.secure))
+    metrics = write_joint_report(run.folder, run.settings, run.plaintext, joint)
+    assert metrics["reference"] == {"joint": expected(run, run.secure)}
+    assert metrics["plaintext"] == expected(run, run.plaintext.logits.numpy())
+    assert "Plaintext, joint" in (run.folder / "report.html").read_text()
+    assert write_joint_report(run.folder, run.settings, run.plaintext)["reference"] == {}
+    assert "Plaintext, joint" not in (run.folder / "report.html").read_text()
+
+
 def test_cost_is_the_slowest_and_busiest_compute_party_and_all_that_the_dealer_sent(run):
     cost = joint_metrics(run.folder, run.settings, None)["cost"]
     assert cost == {"online_s": 2.25, "offline_s": 1.0, "rounds": 18, "sent_bytes": 4000, "dealer_bytes": 140_000}

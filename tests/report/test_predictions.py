@@ -110,3 +110,26 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_atomically(path, b"half")
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_labels_have_columns_of_their_own(tmp_path):
+    logits = np.array([[2.0, -1.0], [-800.0, 0.75]], dtype=np.float32)
+    write_predictions(tmp_path, ["a-1", "a-2"], [[1, 0], [-1, -1]], logits, logits > 0, NAMES)
+    header, first, second = cells(tmp_path)
+    assert header[1:5] == ["label_normal", "label_pneumonia", "predicted_normal", "predicted_pneumonia"]
+    assert first[1:5] == ["1", "0", "1", "0"] and second[1:5] == ["", "", "0", "1"]
+    assert [float(first[5]), float(second[5])] == pytest.approx([1 / (1 + np.exp(-2.0)), 0], rel=1e-8)
+    part = read_predictions(tmp_path)
+    assert part.labels.tolist() == [[1, 0], [-1, -1]] and part.predicted.tolist() == [[1, 0], [0, 1]]
+    assert part.class_names == NAMES and np.array_equal(part.logits, logits)
+    (tmp_path / "logits.safetensors").unlink()
+    write_predictions(tmp_path, [], [], None, np.zeros((0, 2)), NAMES)
+    assert read_predictions(tmp_path).labels.shape == (0, 2)
+
+
+def test_a_prediction_that_is_missing_is_damage(tmp_path):
+    write_predictions(tmp_path, ["a-1"], [[1, 0]], None, [[1, 0]], NAMES)
+    path = tmp_path / "predictions.csv"
+    path.write_text(path.read_text().replace("a-1,1,0,1,0", "a-1,1,0,1,"))
+    with pytest.raises(DataError, match="is damaged"):
+        read_predictions(tmp_path)

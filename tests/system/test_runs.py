@@ -36,7 +36,7 @@ def test_training_leaves_everything(trained):
     assert (trained.folder / "report.html").stat().st_size > 10_000
     for party in HOSPITALS:
         files = {path.name for path in (trained.folder / "parties" / party).iterdir()}
-        assert {"log.txt", "ledger.jsonl", "predictions.csv", "logits.safetensors", "shares.safetensors"} <= files
+        assert {"log.txt", "ledger.jsonl", "predictions.csv", "logits.safetensors", "shares.sealed"} <= files
     assert (trained.folder / "parties" / "hospital_a" / "weights.safetensors").exists(), "opened to the model owner"
     assert not (trained.folder / "parties" / "hospital_b" / "weights.safetensors").exists()
 
@@ -80,8 +80,8 @@ def test_share_files_of_different_runs_are_refused(trained, tmp_path):
     mixed = tmp_path / "mixed" / "parties"
     for party, source in zip(HOSPITALS, (trained, other), strict=True):
         (mixed / party).mkdir(parents=True)
-        name = f"parties/{party}/shares.safetensors"
-        (tmp_path / "mixed" / name).write_bytes((source.folder / name).read_bytes())
+        for name in (f"parties/{party}/shares.sealed", f"parties/{party}/share.key"):
+            (tmp_path / "mixed" / name).write_bytes((source.folder / name).read_bytes())
     run = mpc_imaging(
         *TINY, "task=infer", "model.weights.source=shares", f"model.weights.path={tmp_path / 'mixed'}", cwd=tmp_path
     )

@@ -140,3 +140,39 @@ def test_weights_come_back_in_their_shapes(consortium, shape):
     opened = load_file(parties.folder / "vendor" / "weights.safetensors")
     assert all(torch.equal(opened[name], value) for name, value in state.items())
     assert [path.parent.name for path in parties.folder.glob("*/weights.safetensors")] == ["vendor"]
+
+
+@pytest.mark.parametrize(
+    ("share", "value", "reasons"),
+    [(0.875, 0.875, {}), (1 + 2**-15, 1.0, {}), (-1.0, None, {"auc": job_module.NO_AUC})],
+    ids=["defined", "rounded", "undefined"],
+)
+def test_the_auc_alone(consortium, monkeypatch, share, value, reasons):
+    """Of shares, one number is opened, to those whom the policy names; the rest is said to be unknown."""
+    parties = consortium("outside")
+    parties.settings.policy.reveal = {"auc": ["vendor"]}
+    shares = {"a": torch.tensor(-77), "b": encode(torch.tensor(share), 16) + 77}
+
+    def part(session):
+        if session.me == "dealer":
+            return None
+        monkeypatch.setattr(Job, "auc", lambda self, logits, labels: shares[self.session.me])
+        job = Job(session, parties.folder / session.me, CATALOGUE, None, Progress(shown=False))
+        mine = None if session.rank is None else torch.zeros(3, 2, dtype=torch.int64)
+        job.open_outputs("test", mine, mine)
+        return job.metrics
+
+    metrics = parties.all(part)
+    assert {name for name, found in metrics.items() if found} == {"vendor"}
+    found = metrics["vendor"]
+    assert found["auc"] == value and found["accuracy"] is None
+    said = {name: reason for name, reason in found["reasons"].items() if name == "auc"}
+    assert said == reasons and found["reasons"]["accuracy"] == job_module.ONLY_AUC
+    assert [(entry["value"], entry["shape"]) for entry in parties.entries("a", "reveal")] == [("auc", [])]
+
+
+def test_the_auc_beside_counts():
+    counts = job_module.metrics_from_confusion([[1, 1], [0, 2]], 1)
+    both = job_module.with_auc(counts, (0.75, ""))
+    assert both["auc"] == 0.75 and "auc" not in both["reasons"] and both["accuracy"] == counts["accuracy"]
+    assert job_module.with_auc(counts, None) is counts and job_module.with_auc(None, None) is None

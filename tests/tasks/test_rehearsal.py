@@ -26,13 +26,16 @@ def _counts(settings, train=23, val=7, test=9):
 
 TRAIN = ("task=train", "task.epochs=4", "task.batch_size=4", "task.eval_batch_size=2")
 CASES = {
-    "infer": ("task.batch_size=2",),
-    "infer public": ("task.batch_size=2", "model.weights.source=pretrain", "model.weights.secret=false"),
-    "infer by keys": ("task.batch_size=2", "protocol.name=fss"),
+    "infer": ("task.batch_size=2", "task.auc_bins=4"),
+    "infer public": (
+        "task.batch_size=2", "model.weights.source=pretrain", "model.weights.secret=false",
+        "policy.reveal={logits: [receiver]}",
+    ),
+    "infer by keys": ("task.batch_size=2", "task.auc_bins=4", "protocol.name=fss"),
     "train": TRAIN,
     "train by keys": (*TRAIN, "protocol.name=fss", "protocol.comparison_bits=32"),
     "train three": (*TRAIN, "topology=three_hospitals", "policy=aggregate_only"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())

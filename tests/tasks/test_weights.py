@@ -11,6 +11,7 @@ from mpc_imaging.engine.encoding import decode, encode
 from mpc_imaging.errors import DataError, ModelError, PeerLostError, SessionError
 from mpc_imaging.models.build import build
 from mpc_imaging.models.weights import save_weights
+from mpc_imaging.parties import sealed
 from mpc_imaging.settings import ModelSettings, PhantomSettings, TaskKind, WeightsSource
 from mpc_imaging.tasks import weights
 
@@ -162,12 +163,18 @@ def shared(logistic, tmp_path):
         def part(session):
             shares = sharing(session)
             if session.rank is not None:
-                weights.write_shares(session, shares, folders[session.me])
+                weights.write_shares(session, shares, folders[session.me], 40, {"privacy": {"epsilon": 2.5}})
 
         parties.all(part)
         return tmp_path / run, module
 
     return make
+
+
+def _copy(source, target, name="b"):
+    """A party's share file of one run in the place of another's, with its key."""
+    for file in (weights.SHARES, "share.key"):
+        (target / "parties" / name / file).write_bytes((source / file).read_bytes())
 
 
 def _reading(logistic, run, topology="two"):
@@ -220,8 +227,7 @@ def _refused(parties, *texts):
 
 def test_another_partys_file(logistic, shared):
     run, _ = shared()
-    own = run / "parties" / "a" / weights.SHARES
-    (run / "parties" / "b" / weights.SHARES).write_bytes(own.read_bytes())
+    _copy(run / "parties" / "a", run)
     _refused(_reading(logistic, run), "the share file of a was given to b; each party loads its own")
 
 
@@ -229,7 +235,7 @@ def test_other_parties_and_another_precision_at_once(logistic, shared):
     run, _ = shared("three")
     parties = _reading(logistic, run)
     parties.settings.protocol.fraction_bits = 20
-    _refused(parties, "2 data problems", 'made by ["a", "b", "c"]', "have 16 bits of fraction")
+    _refused(parties, "2 data problems", "made by a, b, c, not by", "have 16 bits of fraction")
 
 
 def test_another_model(logistic, shared):
@@ -242,8 +248,7 @@ def test_another_model(logistic, shared):
 
 def test_files_of_two_runs(logistic, shared):
     (one, _), (other, _) = shared(), shared(run="other")
-    path = f"parties/b/{weights.SHARES}"
-    (one / path).write_bytes((other / path).read_bytes())
+    _copy(other / "parties" / "b", one)
     results = _refused(_reading(logistic, one), "hold shares of different training runs; give both the same run's")
     assert isinstance(results["a"], SessionError | PeerLostError) and "different training runs" in str(results["b"])
 
@@ -256,12 +261,14 @@ def _plain(path):
     save_file({"linear.weight": torch.zeros(2, 4)}, path)
 
 
-def _floats(path):
-    from safetensors import safe_open
+def _checkpoint(path):
+    key = (path.parent / "share.key").read_bytes()
+    content = sealed.unseal(path, key)
+    sealed.seal(path, content.tensors, content.header | {"kind": "checkpoint"}, key)
 
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file({name: value.double() for name, value in load_file(path).items()}, path, metadata)
+
+def _other_key(path):
+    (path.parent / "share.key").write_bytes(bytes(32))
 
 
 def _folder(path):
@@ -272,15 +279,16 @@ def _folder(path):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda path: path.unlink(), "no shares.safetensors of a; give the run folder of a training run"),
-        (_truncate, "the share file of a is damaged; train again"),
-        (lambda path: path.write_bytes(b""), "the share file of a is damaged; train again"),
-        (lambda path: path.write_bytes(os.urandom(500)), "the share file of a is damaged; train again"),
-        (_plain, "the file of a holds no shares"),
-        (_floats, "the file of a holds no shares"),
+        (lambda path: path.unlink(), "the share file of a is missing; give the run folder of the training run"),
+        (_truncate, "the share file of a is damaged"),
+        (lambda path: path.write_bytes(b""), "the share file of a is no sealed share file"),
+        (lambda path: path.write_bytes(os.urandom(500)), "the share file of a is no sealed share file"),
+        (_plain, "the share file of a is no sealed share file; give the run folder of a training run"),
+        (_checkpoint, "the share file of a is a checkpoint; give the run folder of a training run that ended"),
+        (_other_key, "the share file of a was sealed with another key"),
         (_folder, "the share file of a cannot be read"),
     ],
-    ids=["missing", "truncated", "empty", "random", "plain", "floats", "folder"],
+    ids=["missing", "truncated", "empty", "random", "plain", "checkpoint", "other key", "folder"],
 )
 def test_files_that_are_no_share_files(logistic, shared, damage, text):
     run, _ = shared()
@@ -294,7 +302,8 @@ def test_a_file_given_by_its_own_path(logistic, shared):
     """On a machine of its own a party may name the file itself."""
     run, _ = shared()
     settings = _reading(logistic, run / "parties" / "b" / weights.SHARES).settings
-    shares, metadata = weights.read_share_file(settings, "b")
-    assert metadata["party"] == "b" and metadata["fraction_bits"] == "16"
+    shares, header = weights.read_share_file(settings, "b")
+    assert header["party"] == "b" and header["fraction_bits"] == 16 and header["step"] == 40
+    assert header["privacy"] == {"epsilon": 2.5}, "whatever else was to be kept"
     assert all(share.dtype is torch.int64 for share in shares.values())
     assert all(decode(share, 16).abs().max() > 1e6 for share in shares.values()), "a share looks like no weight"

@@ -1,0 +1,35 @@
+"""Why a file gives no image: the reasons, and the error that carries one."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from mpc_imaging.errors import MPCImagingError
+
+
+class Reason(Enum):
+    """Why a file gives no image."""
+
+    missing = "there is no such file"
+    unreadable = "the file cannot be opened: check its permissions"
+    not_dicom = "not a DICOM file"
+    directory = "a DICOMDIR: list the files that it refers to"
+    no_image = "a DICOM object without an image (report, plan, structure set or palette)"
+    not_a_picture = "a mask or dose grid, not a picture of the patient: list the image it was made from"
+    truncated = "truncated: the pixel data end early or are missing"
+    no_decoder = "no decoder for its compression: pip install 'mpc-imaging[jpeg]', or decompress the file"
+    unsupported = "a colour model that is not supported: convert it to RGB or MONOCHROME2"
+    damaged = "damaged: its header or pixel data cannot be decoded"
+    too_large = "its header, frames or contents are larger than the limits in mpc_imaging/data/limits.py"
+    no_window = "it has fewer windows than the index of the window asks for: use 0, the first"
+    no_hounsfield = (
+        "a CT that is not in Hounsfield units (no rescale, or to another unit): windows in them do not apply"
+    )
+
+
+class ImageError(MPCImagingError):
+    """A file that gives no image; ``reason`` says why. The message carries nothing from the file's header."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        super().__init__(reason.value)

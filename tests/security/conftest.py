@@ -1,0 +1,3 @@
+from tests.parties.consortium import certificates, consortium
+
+__all__ = ["certificates", "consortium"]
