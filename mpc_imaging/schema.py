@@ -150,6 +150,7 @@ class PhantomSettings:
 class DataSettings:
     """Images and labels. Pixels become (value in [0, 1] - mean) / std, with one entry per channel or one for all.
 
+    dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
     """
 
@@ -163,6 +164,7 @@ class DataSettings:
     std: list[float] = field(default_factory=lambda: [0.25])
     frames: Frames = Frames.first
     invalid: Invalid = Invalid.refuse
+    dicom_results: bool = False
     window: WindowSettings = field(default_factory=WindowSettings)
     class_names: list[str] = field(default_factory=lambda: ["negative", "positive"])
     positive_class: int | None = None

@@ -76,6 +76,7 @@ PRIVATE = (
     "data.path",
     "data.paths",
     "data.invalid",
+    "data.dicom_results",
     "model.weights.path",
     "model.backbone.path",
     "checkpoint.path",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from mpc_imaging.choices import (
     IMAGE_OWNER,
@@ -154,6 +155,10 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
     augment = data.augment
     if augment.copies > 1 and not (augment.flip or augment.shift or augment.rotate or augment.brightness):
         yield Problem("data.augment.copies", "copies of what? Add flip, shift, rotate or brightness, or write 1")
+    if data.dicom_results and data.multi_label:
+        yield Problem("data.dicom_results", "a report has one predicted class; write false with data.multi_label")
+    if data.dicom_results and find_spec("highdicom") is None:
+        yield Problem("data.dicom_results", "needs highdicom; write pip install 'mpc-imaging[dicom-results]', or false")
     window = data.window
     if (window.centre is None) != (window.width is None):
         yield Problem("data.window", "a window has a centre and a width; write both, or neither for the file's own")

@@ -65,6 +65,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "0.5 is no width in Hounsfield units",
     ),
     ({"data.window.centre": 40.0, "data.window.width": 400.0}, "only DICOM files have Hounsfield units"),
+    (MULTI | {"data.dicom_results": True}, "data.dicom_results: a report has one predicted class"),
     ({"data.augment.copies": 2}, "data.augment.copies: copies of what? Add flip, shift, rotate or brightness"),
     (
         {"data.kind": "medmnist", "data.path": "/a", "data.folds.count": 1},

@@ -14,14 +14,14 @@ import torch
 
 from mpc_imaging.data import folds, medmnist, phantoms
 from mpc_imaging.data.augment import augmented
-from mpc_imaging.data.dicom import ImageError, read_dicom
+from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.images import normalise, resize
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.rows import Row, subset
 from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Invalid, PartitionKind, Settings
+from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Frames, Invalid, PartitionKind, Settings
 
 logger = logging.getLogger("mpc_imaging.data")
 
@@ -33,12 +33,14 @@ class Split:
     ``images`` is float32 (N, C, H, W), normalised, or (N, F), features of images; ``labels`` int64 (N,), or with
     data.multi_label (N, K) of 0 and 1. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<row of
     manifest.csv>`` or ``<split>-<row of the .npz>``, with the split that the data set has the image in, and ``-a<k>``
-    at the end of the k-th copy of a train image.
+    at the end of the k-th copy of a train image. ``sources``: the file of each image and its frame, from 0; empty for
+    images that have none.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: list[str]
+    sources: list[tuple[Path, int]] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         """Return N."""
@@ -68,6 +70,7 @@ class _Pixels:
     images: list[torch.Tensor] = field(repr=False)
     labels: list[int | tuple[int, ...]] = field(repr=False)
     ids: list[str]
+    sources: list[tuple[Path, int]] = field(default_factory=list, repr=False)
 
 
 def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[str]) -> dict[str, Split]:
@@ -261,7 +264,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
     seen: dict[bytes, int] = {}
     loaded = {}
     for split, own in rows.items():
-        images, labels, ids = [], [], []
+        images, labels, ids, sources = [], [], [], []
         for row in own:
             try:
                 frames = read_dicom(source.path / row.file, data.frames, data.channels, _window(data))
@@ -276,9 +279,17 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
             labels += [row.label] * len(frames)
             name = f"{source.party}-{row.origin}-{row.number:05d}"
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
-        loaded[split] = _Pixels(images, labels, ids)
+            path = source.path / row.file
+            first_frame = _middle(path) if data.frames is Frames.middle else 0
+            sources += [(path, first_frame + k) for k in range(len(frames))]
+        loaded[split] = _Pixels(images, labels, ids, sources)
     _report(rejected, data.invalid)
     return loaded
+
+
+def _middle(path: Path) -> int:
+    with open_picture(path) as picture:
+        return picture.count // 2
 
 
 def _window(data: DataSettings) -> Window:
@@ -307,7 +318,7 @@ def _split(data: DataSettings, part: _Pixels) -> Split:
     joint = torch.cat(part.images) if part.images else torch.zeros(0, data.channels, size, size)
     labels = torch.tensor(part.labels, dtype=torch.int64)
     labels = labels.reshape(-1, len(data.class_names)) if data.multi_label else labels
-    return Split(normalise(joint, data.mean, data.std), labels, part.ids)
+    return Split(normalise(joint, data.mean, data.std), labels, part.ids, part.sources)
 
 
 def _digest(*arrays: np.ndarray) -> bytes:

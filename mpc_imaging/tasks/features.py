@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpc_imaging.data import Split
@@ -46,7 +47,7 @@ def own_inputs(
     tick = None if bar is None else bar.advance
     with contextlib.nullcontext() if bar is None else bar.stage("features of the backbone", total):
         features = {
-            name: Split(extract(module, split.images, backbone, tick), split.labels, split.ids)
+            name: Split(extract(module, split.images, backbone, tick), split.labels, split.ids, split.sources)
             for name, split in splits.items()
         }
     return _bounded(settings, features), digest(module)
@@ -57,4 +58,4 @@ def _bounded(settings: Settings, splits: Mapping[str, Split]) -> dict[str, Split
     norm = settings.privacy.input_norm
     if norm is None or not is_private(settings):
         return dict(splits)
-    return {name: Split(clip_inputs(split.images, norm), split.labels, split.ids) for name, split in splits.items()}
+    return {name: replace(split, images=clip_inputs(split.images, norm)) for name, split in splits.items()}

@@ -24,9 +24,11 @@ from mpc_imaging.report.metrics import (
 from mpc_imaging.report.predictions import write_json, write_predictions
 from mpc_imaging.settings import Settings
 from mpc_imaging.tasks.checkpoints import Checkpoints, Start
+from mpc_imaging.tasks.counts import confusion, label_counts, predicted_classes, predicted_labels
 from mpc_imaging.tasks.inputs import Catalogue, announce_ids
 from mpc_imaging.tasks.privacy import Budget
 from mpc_imaging.tasks.progress import Progress
+from mpc_imaging.tasks.results import write_own
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
@@ -199,13 +201,13 @@ class Job:
         return self._open_counts(split, self._predicted(logits), labels)
 
     def _predicted(self, logits: torch.Tensor | None) -> torch.Tensor | None:
-        return (_predicted_labels if self.settings.data.multi_label else _predicted_classes)(logits)
+        return (predicted_labels if self.settings.data.multi_label else predicted_classes)(logits)
 
     def _open_counts(
         self, split: str, predicted: torch.Tensor | None, labels: torch.Tensor | None
     ) -> dict[str, Any] | None:
         several = self.settings.data.multi_label
-        counts = None if predicted is None else (_label_counts if several else _confusion)(predicted, labels)
+        counts = None if predicted is None else (label_counts if several else confusion)(predicted, labels)
         opened = self.open("metrics", counts, (self.classes, 3 if several else self.classes))
         if opened is None:
             return None
@@ -283,17 +285,23 @@ class Job:
         return None if opened is None else opened.long()
 
     def _write(self, split: str, value: str, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
-        spans, rows = self.catalogue.spans(split), self._rows(value, split)[self.session.me]
+        me = self.session.me
+        spans, rows = self.catalogue.spans(split), self._rows(value, split)[me]
         ids, labels = [], []
         unknown = [UNKNOWN_LABEL] * self.classes if self.settings.data.multi_label else UNKNOWN_LABEL
         for owner, span in spans.items():
             part = slice(max(span.start, rows.start) - span.start, max(0, min(span.stop, rows.stop) - span.start))
-            mine = self.own[split] if owner == self.session.me else None
+            mine = self.own[split] if owner == me else None
             names = mine.ids if mine is not None else self.ids.get(owner, [])
             ids += names[part]
             labels += mine.labels[part].tolist() if mine is not None else [unknown] * len(names[part])
         scores = None if logits is None else logits.numpy()
         write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
+        if self.settings.data.dicom_results and me in spans:
+            first, last = max(spans[me].start, rows.start), min(spans[me].stop, rows.stop)
+            part = slice(first - rows.start, max(first, last) - rows.start)
+            own = slice(first - spans[me].start, max(first, last) - spans[me].start)
+            write_own(self, self.own[split], own, None if logits is None else logits[part], predicted[part])
 
     def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> None:
         """Write result.json, the last of this party's files; ``cost`` and ``layers`` are those of the `Meter`."""
@@ -320,43 +328,6 @@ def with_auc(metrics: dict[str, Any] | None, auc: tuple[float | None, str] | Non
     value, reason = auc
     reasons = {name: text for name, text in metrics["reasons"].items() if name != "auc"}
     return metrics | {"auc": value, "reasons": reasons | ({"auc": reason} if reason else {})}
-
-
-def _predicted_classes(logits: torch.Tensor | None) -> torch.Tensor | None:
-    """Share (N, K) of the one-hot of each row's largest logit, as integers; None where nothing is computed."""
-    if logits is None:
-        return None
-    from mpc_imaging.engine.tensors import argmax_onehot, from_share, no_grad, share_of
-
-    with no_grad():
-        return share_of(argmax_onehot(from_share(logits)))
-
-
-def _predicted_labels(logits: torch.Tensor | None) -> torch.Tensor | None:
-    """Share (N, K) of whether each logit is above 0, as integers; None where nothing is computed."""
-    if logits is None:
-        return None
-    from mpc_imaging.engine.tensors import from_share, no_grad, share_of
-
-    with no_grad():
-        return share_of(from_share(logits) > 0)
-
-
-def _confusion(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Share of the counts (K, K) of one-hot labels and predicted classes (N, K)."""
-    from mpc_imaging.engine.tensors import from_share, no_grad, share_of
-
-    with no_grad():
-        return share_of(from_share(labels).transpose(0, 1).matmul(from_share(predicted, 0)))
-
-
-def _label_counts(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Share of true positives, false positives and false negatives (K, 3) of labels and predictions (N, K)."""
-    from mpc_imaging.engine.tensors import from_share, no_grad, precision, share_of
-
-    with no_grad():
-        hits = share_of(from_share(labels) * from_share(predicted, 0)).sum(0)
-    return torch.stack([hits, (predicted.sum(0) << precision()) - hits, labels.sum(0) - hits], 1)
 
 
 def _covers(outer: slice | None, inner: slice) -> bool:

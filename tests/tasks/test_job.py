@@ -39,7 +39,7 @@ def opened(consortium, tmp_path, monkeypatch):
         def predicted_classes(logits):
             return None if logits is None else next(predicted[name] for name in predicted if logits is shares[name])
 
-        monkeypatch.setattr(job_module, "_predicted_classes", predicted_classes)
+        monkeypatch.setattr(job_module, "predicted_classes", predicted_classes)
 
         def part(session):
             if session.me == "dealer":

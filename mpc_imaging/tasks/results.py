@@ -1,0 +1,44 @@
+"""An owner's own results as DICOM objects, in its private folder ``results/``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+import mpc_imaging
+
+if TYPE_CHECKING:
+    from mpc_imaging.data import Split
+    from mpc_imaging.tasks.job import Job
+
+log = logging.getLogger("mpc_imaging.party")
+
+
+def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
+    """A report for each of these rows of the owner's split, and results.csv; how many, and why not, goes to the log.
+
+    logits: (N, K) of the rows, if they are revealed; predicted: (N,). Raises as `write_results`.
+    """
+    # Imported where it is asked for: it takes a second.
+    from mpc_imaging.report.dicom_results import ResultRow, write_results
+    from mpc_imaging.report.result_objects import ModelIdentity
+
+    names, model = job.settings.data.class_names, job.settings.model
+    scores = [None] * len(predicted) if logits is None else logits.double().softmax(1).tolist()
+    sources = split.sources[rows] or [None] * len(predicted)
+    results = [
+        ResultRow(image_id, *(source or (None, None)), names[label], score and dict(zip(names, score, strict=True)))
+        for image_id, source, label, score in zip(split.ids[rows], sources, predicted.tolist(), scores, strict=True)
+    ]
+    # Of what is public: a digest of secret weights would confirm a guess of them.
+    made = [model._target_, model.kwargs, job.session.mesh.session_id.hex()]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    identity = ModelIdentity(model.name, digest, mpc_imaging.__version__)
+    with job.progress.stage("results", len(results)):
+        outcome = write_results(job.folder, results, identity, names, advance=job.progress.advance)
+    without = len(outcome.refused) + len(outcome.without_source)
+    log.info("wrote %d DICOM reports; %d rows are in results.csv only, with the reason", len(outcome.written), without)
