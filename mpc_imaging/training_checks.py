@@ -40,6 +40,9 @@ def optimiser(settings: Settings, party: str | None) -> Iterator[Problem]:
     weights, classes = task.class_weights, len(settings.data.class_names)
     if weights and (len(weights) != classes or not all(0 <= weight < math.inf for weight in weights)):
         yield Problem("task.class_weights", f"{weights}; write {classes} numbers from 0, one for each class")
+    if settings.data.multi_label and (weights or task.balanced):
+        what = "with multi_label an image may have none of the classes, and so no weight; write no weights, or false"
+        yield Problem("task.class_weights" if weights else "task.balanced", what)
     if settings.data.multi_label and task.kind is TaskKind.train and task.loss is not Loss.binary_cross_entropy:
         what = f"{task.loss.name} takes one class for each image; write binary_cross_entropy with data.multi_label"
         yield Problem("task.loss", what)

@@ -28,6 +28,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task.label_smoothing": 1.0}, "task.label_smoothing"),
     ({"task.schedule.factor": 2.0}, "task.schedule.factor"),
     (MULTI | {"task.loss": "cross_entropy"}, "task.loss: cross_entropy takes one class for each image"),
+    (MULTI | {"task.balanced": True}, "task.balanced: with multi_label an image may have none of the classes"),
     (MULTI | {"data.positive_class": 1}, "data.positive_class: with multi_label each class is reported on its own"),
     (MULTI | {"data.partition.kind": "label_skew"}, "label_skew takes one class for each image"),
     (TRAIN | {"task.early_stopping.patience": 2}, "task.early_stopping.metric: patience with what?"),

@@ -13,52 +13,16 @@ from mpc_imaging.settings import TaskSettings
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# Adam sees gradients of this many eps at most: larger ones move a parameter by the same step, and would need more bits.
-LARGEST = 512.0
 # Of a class in `balanced_weights`.
 MAX_WEIGHT = 20.0
-
-
-class Adam(torch.optim.Optimizer):
-    """Adam or AMSGrad: p -= lr * m' / sqrt(v' + eps**2), with m' and v' corrected for their start at zero.
-
-    torch has sqrt(v') + eps. Under the root, eps bounds what the root is taken of, which fixed point needs; the two
-    differ by a factor between 1 and sqrt(2), and only where gradients are about as small as eps. Gradients are clamped
-    to `LARGEST` * eps.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], task: TaskSettings) -> None:
-        options = {"lr": task.lr, "betas": task.betas, "eps": task.eps, "weight_decay": task.weight_decay}
-        super().__init__(parameters, options)
-        self._keeps_maximum = task.optimiser is Optimiser.amsgrad
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update all parameters that have a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-
-    def _update(self, p: nn.Parameter, group: dict) -> None:
-        (beta1, beta2), eps = group["betas"], group["eps"]
-        state = self.state[p]
-        if not state:
-            state.update(steps=0, m=torch.zeros_like(p), v=torch.zeros_like(p), largest=torch.zeros_like(p))
-        state["steps"] += 1
-        h = ((p.grad + group["weight_decay"] * p) / eps).clamp(-LARGEST, LARGEST)
-        state["m"] = beta1 * state["m"] + (1 - beta1) * h
-        state["v"] = beta2 * state["v"] + (1 - beta2) * h * h
-        state["largest"] = torch.maximum(state["largest"], state["v"])
-        v = state["largest"] if self._keeps_maximum else state["v"]
-        rate = group["lr"] / (1 - beta1 ** state["steps"])
-        p -= rate * state["m"] / (v / (1 - beta2 ** state["steps"]) + 1).sqrt()
 
 
 def make(parameters: Iterable[nn.Parameter], task: TaskSettings) -> torch.optim.Optimizer:
     """The optimiser that ``task`` names; its rate is set by `descend`."""
     if task.optimiser is not Optimiser.sgd:
-        return Adam(parameters, task)
+        amsgrad = task.optimiser is Optimiser.amsgrad
+        options = {"lr": task.lr, "betas": tuple(task.betas), "eps": task.eps, "weight_decay": task.weight_decay}
+        return torch.optim.Adam(parameters, amsgrad=amsgrad, **options)
     return torch.optim.SGD(
         parameters, lr=task.lr, momentum=task.momentum, weight_decay=task.weight_decay, nesterov=task.nesterov
     )

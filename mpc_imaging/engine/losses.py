@@ -8,13 +8,15 @@ before the backward pass; the optimiser divides once, at the parameters. Definit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from mpc_imaging.baselines.optimisers import MAX_WEIGHT
-from mpc_imaging.engine import approximations as approx
+from mpc_imaging.engine import approximations as approx, gates
 from mpc_imaging.engine.tensors import crypten, from_share, precision, rescaled
+from mpc_imaging.protocols import compare
 from mpc_imaging.settings import Loss
 
 if TYPE_CHECKING:
@@ -85,5 +87,13 @@ def image_weights(labels: MPCTensor, class_weights: Sequence[float], balanced: b
     factor = MAX_WEIGHT * classes / count
     shares = labels.share.sum(0) * round(factor * 2**FACTOR_BITS)
     often = rescaled(from_share(shares, precision() + FACTOR_BITS))  # n in units of the n that has the largest weight
-    weights = approx.reciprocal((often - 1).relu() + 1, MAX_WEIGHT * classes) * (given * MAX_WEIGHT)
+    weights = approx.reciprocal(_positive(often - 1) + 1, MAX_WEIGHT * classes) * (given * MAX_WEIGHT)
     return labels.matmul(weights.view(-1, 1))
+
+
+def _positive(x: MPCTensor) -> MPCTensor:
+    """max(x, 0), on all bits whatever `protocol.comparison_bits` says: frequencies may be larger than activations."""
+    if not gates.installed():
+        return x.relu()
+    ctx = gates.context()
+    return from_share(compare.relu(replace(ctx, comparison=ctx.comparison.wide()), x.share)[0])

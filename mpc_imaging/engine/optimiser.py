@@ -1,4 +1,4 @@
-"""Gradient descent on shares: SGD with torch's definitions, Adam and AMSGrad with those of `baselines.optimisers`."""
+"""Gradient descent on shares, with torch's definitions, and clipping of gradients. `adam` holds Adam and AMSGrad."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from mpc_imaging.baselines.optimisers import LARGEST
 from mpc_imaging.choices import Optimiser
 from mpc_imaging.engine import gates
 from mpc_imaging.engine.roots import inverse_root
@@ -30,17 +29,18 @@ FACTOR_BITS = 24
 # `SMALL_FACTOR_BITS`, stays below 2**62 while it is below 2**12.
 EXCESS_BITS = 17
 SMALL_FACTOR_BITS = 15
-# Adam's second moments, in units of eps**2, are below 2**18, and squares of 18 + 2 * 20 bits, or with factors of
-# `FACTOR_BITS` those of 18 + 16 bits, below 2**62. Their root takes as many octaves.
-SQUARE_BITS, MOMENT_BITS, OCTAVES = 20, 16, 9
-# A norm that is larger than this many times its bound is found from gradients with so many bits less.
-COARSE_BITS = 8
+# Of norms in units of their bound: `inverse_root` takes so many octaves, and larger ones than 2**`COARSE_BITS` are
+# found from gradients with so many bits less.
+OCTAVES, COARSE_BITS = 9, 8
 
 
 def make(parameters: Mapping[str, MPCTensor], task: TaskSettings) -> SGD:
     """The optimiser that ``task`` names, for parameters by name."""
-    kind = SGD if task.optimiser is Optimiser.sgd else Adam
-    return kind(parameters, task)
+    if task.optimiser is Optimiser.sgd:
+        return SGD(parameters, task)
+    from mpc_imaging.engine.adam import Adam  # which is an SGD of this module
+
+    return Adam(parameters, task)
 
 
 def rate_class(task: TaskSettings, rate: float, batch: int) -> int:
@@ -126,38 +126,6 @@ class SGD:
         return _truncate_together(ahead, FACTOR_BITS)
 
 
-class Adam(SGD):
-    """Adam and AMSGrad as `baselines.optimisers.Adam` defines them; about forty rounds a step.
-
-    All in units of eps: h = g / eps, clamped to `LARGEST`; m and v are the moments of h; p -= rate * m' / sqrt(v' + 1).
-    """
-
-    def _changes(self, names: list[str], gradients: _Aligned, batch: int, rate: float) -> list[torch.Tensor]:
-        task, (beta1, beta2) = self._task, self._task.betas
-        means = self._clipped_means(gradients, batch)
-        h = _joined(means, names, self._parameters, task.weight_decay)
-        # Clamped first: larger ones, in units of eps, might not fit.
-        h = _times(_clamped(h, LARGEST * task.eps), 1 / task.eps)
-        ctx = gates.context()
-        wide = replace(ctx, comparison=ctx.comparison.wide())
-        m = _times_all([(self._moment("m", names, h), beta1), (h, 1 - beta1)])
-        short = truncate(ctx, h, max(0, precision() - SQUARE_BITS))
-        square = truncate(ctx, _square(ctx, short), 2 * min(SQUARE_BITS, precision()) - MOMENT_BITS)
-        v = _times_all([(self._moment("v", names, h), beta2), (square, 1 - beta2)])
-        kept = {"m": m, "v": v}
-        if task.optimiser is Optimiser.amsgrad:
-            v = kept["largest"] = compare.maximum(wide, self._moment("largest", names, h), v)[0]
-        for kind, value in kept.items():
-            self._kept[kind] = dict(zip(names, _parted(value, means), strict=True))
-        x = _times(v, 1 / (1 - beta2**self._steps), MOMENT_BITS - precision())
-        ratio = from_share(m) * inverse_root(wide, from_share(x) + 1, OCTAVES)
-        return _parted(_times(share_of(ratio), rate / (1 - beta1**self._steps)), means)
-
-    def _moment(self, kind: str, names: list[str], like: torch.Tensor) -> torch.Tensor:
-        kept = self._kept.get(kind)
-        return torch.zeros_like(like) if kept is None else torch.cat([kept[name].flatten() for name in names])
-
-
 class _Aligned(NamedTuple):
     """Shares with so many bits of fraction more than the session's."""
 
@@ -194,15 +162,16 @@ def _clamped(flat: torch.Tensor, bound: float) -> torch.Tensor:
 
 
 def _shortened(flat: torch.Tensor, bound: float) -> torch.Tensor:
-    """Shares (D,) scaled to a Euclidean length of ``bound`` at most; right for lengths below 2**17 bounds.
+    """Shares (D,) scaled to a Euclidean length of ``bound`` at most, in units of which all is done.
 
-    In units of the bound. A length of 2**`COARSE_BITS` or more is taken of values that are so much smaller: the
-    squares of others may wrap, and are not chosen then.
+    Right for lengths below 2**17 bounds, with 24 bits of fraction below 2**13. A length of 2**`COARSE_BITS` or more
+    (2**6) is taken of values that are so much smaller: the squares of others may wrap, and are not chosen then.
     """
     ctx = gates.context()
     wide = replace(ctx, comparison=ctx.comparison.wide())
     fine = _times(flat, 1 / bound)
-    coarse = truncate(ctx, fine, COARSE_BITS)
+    # The square of 2**bits, with twice the session's bits of fraction, is below 2**62.
+    coarse = truncate(ctx, fine, min(COARSE_BITS, 30 - precision()))
     lengths = truncate(ctx, torch.stack([_square_sum(ctx, x) for x in (fine, coarse)]), precision())
     one = 1 << precision() if ctx.first else 0
     small = compare.less_than_zero(wide, lengths[1:] - one)
@@ -218,22 +187,8 @@ def _products(ctx: Context, x: torch.Tensor, factor: torch.Tensor) -> torch.Tens
     return bilinear.multiply(ctx, BilinearOp("matmul"), x.view(-1, 1), factor.view(1, 1)).flatten()
 
 
-def _square(ctx: Context, x: torch.Tensor) -> torch.Tensor:
-    return bilinear.multiply(ctx, BilinearOp("mul"), x, x)
-
-
 def _square_sum(ctx: Context, x: torch.Tensor) -> torch.Tensor:
     return bilinear.multiply(ctx, BilinearOp("matmul"), x.view(1, -1), x.view(-1, 1)).view(())
-
-
-def _joined(
-    means: list[torch.Tensor], names: list[str], parameters: Mapping[str, MPCTensor], weight_decay: float
-) -> torch.Tensor:
-    """Gradients, with those of the weights' squares, as one vector."""
-    flat = torch.cat([mean.flatten() for mean in means])
-    if not weight_decay:
-        return flat
-    return flat + _times(torch.cat([parameters[name].share.flatten() for name in names]), weight_decay)
 
 
 def _parted(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -244,11 +199,6 @@ def _parted(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
 def _times(x: torch.Tensor, factor: float, fewer: int = 0) -> torch.Tensor:
     """x times a public factor, with ``fewer`` bits of fraction less; one round."""
     return truncate(gates.context(), x * _factor(factor), FACTOR_BITS + fewer)
-
-
-def _times_all(pairs: list[tuple[torch.Tensor, float]]) -> torch.Tensor:
-    """The sum of values times public factors; one round."""
-    return truncate(gates.context(), sum(x * _factor(factor) for x, factor in pairs), FACTOR_BITS)
 
 
 def _factor(value: float) -> int:

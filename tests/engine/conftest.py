@@ -14,6 +14,14 @@ def two(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def precise(tmp_path_factory):
+    """Two compute parties, with 24 bits of fraction."""
+    group = Parties(2, tmp_path_factory.mktemp("precise"), 24)
+    yield group
+    group.close()
+
+
+@pytest.fixture(scope="session")
 def three(tmp_path_factory):
     """Three compute parties."""
     group = Parties(3, tmp_path_factory.mktemp("three"))

@@ -35,7 +35,9 @@ def fork_server() -> Any:
     return context
 
 
-def _worker(pipe: Any, name: str, names: list[str], ports: list[int], folder: Path, keys: list[bytes]) -> None:
+def _worker(
+    pipe: Any, name: str, names: list[str], ports: list[int], folder: Path, keys: list[bytes], bits: int
+) -> None:
     torch.set_num_threads(1)
     from mpc_imaging.engine import install
     from mpc_imaging.engine.communicator import MeshCommunicator
@@ -59,7 +61,7 @@ def _worker(pipe: Any, name: str, names: list[str], ports: list[int], folder: Pa
     # Two parties compare with keys, more with tables.
     comparison = KeyComparison() if count == 2 else TableComparison()
     context = Context(communicator, SimulatedProvider(rank, count, keys), comparison)
-    install(context, communicator, streams, BITS, sealed=False)
+    install(context, communicator, streams, bits, sealed=False)
     while (job := pipe.recv()) is not None:
         try:
             pipe.send((True, _call(mesh, *job)))
@@ -103,9 +105,9 @@ def _joined(parts: list[Any]) -> Any:
 
 
 class Parties:
-    """A group of `count` compute parties."""
+    """A group of `count` compute parties, with so many bits of fraction."""
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, count: int, folder: Path, bits: int = BITS) -> None:
         import socket
 
         from mpc_imaging.randomness.streams import fresh_key
@@ -119,10 +121,10 @@ class Parties:
             s.close()
         keys = [fresh_key() for _ in names]
         server = fork_server()
-        self._pipes, self._processes, self.rounds = [], [], 0
+        self._pipes, self._processes, self.rounds, self.bits = [], [], 0, bits
         for name in names:
             mine, theirs = server.Pipe()
-            process = server.Process(target=_worker, args=(theirs, name, names, ports, folder, keys), daemon=True)
+            process = server.Process(target=_worker, args=(theirs, name, names, ports, folder, keys, bits), daemon=True)
             process.start()
             self._pipes.append(mine)
             self._processes.append(process)
@@ -132,7 +134,7 @@ class Parties:
         from mpc_imaging.engine.encoding import encode
         from tests.protocols.parties import share
 
-        shares = [share(encode(x, BITS), len(self._pipes)) for x in inputs]
+        shares = [share(encode(x, self.bits), len(self._pipes)) for x in inputs]
         for i, pipe in enumerate(self._pipes):
             pipe.send((function, [s[i] for s in shares], dict(options)))
         answers = [pipe.recv() if pipe.poll(120) else (False, "no answer in 120 s") for pipe in self._pipes]

@@ -80,3 +80,25 @@ def test_an_image_may_have_several_labels(two):
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=0.005)
     assert (gradient - logits.grad.double()).abs().max() < 2e-3
+
+
+def narrow_weights(labels, bits):
+    from dataclasses import replace
+
+    from mpc_imaging.engine import gates
+    from mpc_imaging.engine.losses import image_weights
+    from mpc_imaging.protocols.fss import KeyComparison
+
+    before = gates.context()
+    gates.set_context(replace(before, comparison=KeyComparison(bits)))
+    try:
+        return image_weights(labels, [], True)
+    finally:
+        gates.set_context(before)
+
+
+def test_frequencies_may_be_larger_than_narrow_comparisons_take(two):
+    """90 % of the images: 36 in units of the frequency that has the largest weight; 22 bits take 32."""
+    labels = F.one_hot((torch.arange(100) < 10).long(), 2).double()
+    weights = two.run(narrow_weights, labels, bits=22).flatten()
+    assert (weights[[0, 99]] - torch.tensor([5.0, 100 / 180])).abs().max() < 5e-3

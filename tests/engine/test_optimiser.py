@@ -127,24 +127,48 @@ def test_they_follow_the_baseline_also_from_a_state(two, case, again):
     assert (steps[-1][0] - start[0]).abs().max() > 10 * tolerance
 
 
-@pytest.mark.parametrize("size", [0.0, 0.2, 30.0, 3000.0])
-def test_a_norm_is_clipped_whatever_its_size(two, size):
+@pytest.mark.parametrize("group", ["two", "precise"])
+@pytest.mark.parametrize("size", [0.0, 0.2, 30.0, 90.0, 125.0, 160.0, 3000.0])
+def test_a_norm_is_clipped_whatever_its_size(request, group, size):
     gradient = torch.randn(4, 5)
     gradient *= size / gradient.norm()
     zero = torch.zeros(5)
     options = {"lr": 1.0, "momentum": 0.0, "clip_norm": 0.5}
-    (after,) = two.run(descend, torch.zeros(4, 5), zero, gradient * BATCH, zero, **options)
+    parties = request.getfixturevalue(group)
+    (after,) = parties.run(descend, torch.zeros(4, 5), zero, gradient * BATCH, zero, **options)
     wanted = gradient * min(1.0, 0.5 / max(size, 1e-9))
     assert (after[0] + wanted).abs().max() < 1e-3
 
 
-def test_adam_takes_the_same_step_for_any_large_gradient(two):
-    gradients = torch.tensor([[0.0, 1e-3, 0.1, 0.6, 50.0]]) * torch.tensor([[1.0], [-1.0]])
-    options = {"lr": 0.1, "optimiser": Optimiser.adam}
-    zero = torch.zeros(5)
-    (after,) = two.run(descend, torch.zeros(2, 5), zero, gradients * BATCH, zero, **options)
-    wanted = -0.1 * gradients.sign() * torch.tensor([0.0, 2**-0.5, 1.0, 1.0, 1.0])
-    assert (after[0] - wanted).abs().max() < 0.1 * 0.02
+ADAMS = {
+    "adam": ({}, 0.005),
+    "amsgrad": ({"optimiser": Optimiser.amsgrad}, 0.03),
+    "small eps": ({"eps": 1e-5}, 0.06),
+    "large eps": ({"eps": 0.1}, 0.005),
+    "decay": ({"betas": [0.8, 0.9], "weight_decay": 0.01}, 0.005),
+}
+
+
+@pytest.mark.parametrize("group", ["two", "precise"])
+@pytest.mark.parametrize("case", ADAMS)
+def test_adam_is_right_for_gradients_of_all_sizes(request, group, case):
+    """From 1e-5 to 30: each step is off by so much of the rate at most."""
+    torch.manual_seed(3)
+    parties, (options, tolerance) = request.getfixturevalue(group), ADAMS[case]
+    options, steps = {"lr": 0.01, "optimiser": Optimiser.adam} | options, 8
+    start, sizes = [torch.randn(400), torch.randn(5)], torch.logspace(-5, 1.5, 400)
+    # What the parties get is rounded.
+    units = 2**parties.bits
+    summed = [
+        (g * BATCH * units).round() / units for _ in range(steps) for g in (torch.randn(400) * sizes, torch.randn(5))
+    ]
+    pairs = [[g / BATCH for g in pair] for pair in zip(summed[::2], summed[1::2], strict=True)]
+    got = parties.run(descend, *start, *summed, **options)
+    want = plain_steps(start, pairs, TaskSettings(**options), [0.01] * steps)
+    rounding = 2 / units
+    for past, now, before, after in zip([start, *got], got, [start, *want], want, strict=False):
+        for a, b, c, d in zip(past, now, before, after, strict=True):
+            assert ((b - a) - (d - c)).abs().max() < tolerance * 0.01 + rounding
 
 
 def test_steps_of_one_class_of_rates_demand_the_same():
