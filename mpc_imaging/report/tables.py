@@ -23,7 +23,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     )
     table = Table(title=Text(title), caption=Text(_caption(metrics)), caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("metric")
-    joint = metrics["reference"].get("joint")
+    joint = metrics.get("reference", {}).get("joint")
     for heading in ("secure", "plaintext", "difference", *(["joint plaintext"] if joint else [])):
         table.add_column(heading, justify="right")
     for key, name in wording.METRIC_NAMES.items():

@@ -248,3 +248,30 @@ def test_phantoms_are_nobodys_private_data(tmp_path: Path) -> None:
     data = DataSettings(partition=PartitionSettings(kind=PartitionKind.private))
     with pytest.raises(ConfigError, match=r"kind=private is for data\.paths"):
         load_party(settings_for(data), "hospital_a", tmp_path, ["test"])
+
+
+def test_images_without_consent_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mpc_imaging.data")
+    rows = [
+        row | {"consent": "no" if i in (1, 2, 5) else "yes", "purpose": "any"} for i, row in enumerate(some_rows(8))
+    ]
+    folder = make_folder(tmp_path / "data", rows)
+    (folder / "test" / "1.dcm").write_text("without consent it is not even opened")
+    data = dicom_settings(folder, require_consent=True, purpose="research")
+    noted: list[dict[str, object]] = []
+    settings = settings_for(data, ("hospital_a",))
+    own = load_party(
+        settings, "hospital_a", tmp_path, ["test"], lambda event, **kw: noted.append({"event": event, **kw})
+    )
+    assert [int(name.rsplit("-", 1)[1]) for name in own["test"].ids] == [2, 5, 6, 8, 9]
+    assert noted == [{"event": "consent", "purpose": "research", "left_out": 3}]
+    assert "left out 3 images of the manifest, without consent for 'research'" in caplog.text
+    assert "1.dcm" not in caplog.text
+    assert len(load_whole_split(settings, tmp_path, "test", "hospital_a")) == 5
+
+
+def test_nobody_consents(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data", [row | {"consent": "no", "purpose": "any"} for row in some_rows(2)])
+    data = dicom_settings(folder, require_consent=True, purpose="research")
+    with pytest.raises(DataError, match="hospital_a would own none of the 0 images"):
+        load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path, ["test"])

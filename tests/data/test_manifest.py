@@ -22,7 +22,7 @@ def problems_of(folder: Path) -> list[str]:
 def test_rows_by_name_and_by_index(tmp_path: Path) -> None:
     rows = some_rows(3, site="north", sex="F")
     rows[1]["label"] = "pneumonia"
-    found, rejected = read_manifest(make_folder(tmp_path, rows), NAMES)
+    found, rejected, _ = read_manifest(make_folder(tmp_path, rows), NAMES)
     assert rejected == []
     assert [(row.number, row.label, row.split, row.site) for row in found] == [
         (2, 0, "test", "north"),
@@ -35,7 +35,7 @@ def test_a_file_from_a_spreadsheet(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").touch()
     text = "\ufeffFile, Label ,patient,split\r\na.dcm , 1,p1, val\r\n,,,\r\n\r\n"
     (tmp_path / "manifest.csv").write_bytes(text.encode())
-    (row,), _ = read_manifest(tmp_path, NAMES)
+    (row,), *_ = read_manifest(tmp_path, NAMES)
     assert (row.file, row.label, row.split, row.number) == ("a.dcm", 1, "val", 2)
 
 
@@ -95,7 +95,7 @@ def test_missing_labels_and_repeated_files_are_left_to_the_caller(tmp_path: Path
     rows[3]["file"] = "test/../test/0.dcm"
     make_folder(tmp_path, rows[:3])
     write_manifest(tmp_path, rows)
-    found, rejected = read_manifest(tmp_path, NAMES)
+    found, rejected, _ = read_manifest(tmp_path, NAMES)
     assert [row.number for row in found] == [2, 4]
     assert rejected == [
         "row 3, test/1.dcm: it has no label",
@@ -107,7 +107,7 @@ def test_several_labels_for_each_image(tmp_path: Path) -> None:
     rows = some_rows(4)
     for row, label in zip(rows, ["normal;pneumonia", "", " 1 ", "normal; 1"], strict=True):
         row["label"] = label
-    found, rejected = read_manifest(make_folder(tmp_path, rows), NAMES, multi_label=True)
+    found, rejected, _ = read_manifest(make_folder(tmp_path, rows), NAMES, multi_label=True)
     assert rejected == [], "an empty label says that there is nothing to see"
     assert [row.label for row in found] == [(1, 1), (0, 0), (0, 1), (1, 1)]
 
@@ -117,3 +117,62 @@ def test_an_unknown_label_among_several(tmp_path: Path) -> None:
     rows[1]["label"] = "normal;tuberculosis"
     with pytest.raises(DataError, match=r"row 3: label must be some, separated by semicolons, of data.class_names"):
         read_manifest(make_folder(tmp_path, rows), NAMES, multi_label=True)
+
+
+def consenting(folder: Path, cells: list[tuple[str, str]]) -> Path:
+    rows = some_rows(len(cells))
+    for row, (consent, purpose) in zip(rows, cells, strict=True):
+        row |= {"consent": consent, "purpose": purpose}
+    return make_folder(folder, rows)
+
+
+def test_only_images_with_consent_for_the_purpose(tmp_path: Path) -> None:
+    cells = [
+        ("yes", "research"),
+        ("no", "any"),
+        ("TRUE", "Teaching; Research "),
+        ("1", "any"),
+        ("yes", "teaching"),
+        ("0", ""),
+        ("true", ""),
+        ("False", "research"),
+        ("yes", "research-2"),
+    ]
+    folder = consenting(tmp_path, cells)
+    found = read_manifest(folder, NAMES, purpose="research")
+    assert [row.number for row in found.rows] == [2, 4, 5] and found.withheld == 6 and found.rejected == []
+    assert len(read_manifest(folder, NAMES).rows) == len(cells), "not asked for: not looked at"
+
+
+def test_what_is_no_answer_is_an_error_with_its_row(tmp_path: Path) -> None:
+    folder = consenting(tmp_path, [("yes", "any"), ("", "any"), ("Secretly", "any"), ("no", "")])
+    with pytest.raises(DataError) as caught:
+        read_manifest(folder, NAMES, purpose="research")
+    (problem,) = caught.value.problems
+    assert "rows 3, 4: consent must be yes or no" in problem and "Secret" not in problem
+
+
+def test_a_manifest_without_consent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_manifest(make_folder(tmp_path, some_rows(2)), NAMES, purpose="research")
+    consent, purpose = caught.value.problems
+    assert "no column 'consent', which data.require_consent=true asks for: write yes or no" in consent
+    assert "no column 'purpose', what the consent is for" in purpose
+
+
+@pytest.mark.parametrize("order", [("yes", "no"), ("no", "yes")])
+def test_a_no_in_any_row_of_a_file_counts(tmp_path: Path, order: tuple[str, str]) -> None:
+    rows = [row | {"consent": "yes", "purpose": "any"} for row in some_rows(3)]
+    make_folder(tmp_path, rows)
+    rows[1] |= {"file": "test/../test/0.dcm", "consent": order[1]}
+    rows[0]["consent"] = order[0]
+    write_manifest(tmp_path, rows)
+    found = read_manifest(tmp_path, NAMES, purpose="research")
+    assert [row.number for row in found.rows] == [4] and found.withheld == 1
+
+
+def test_rows_without_consent_need_no_label(tmp_path: Path) -> None:
+    rows = [row | {"consent": "no", "purpose": "any"} for row in some_rows(2)]
+    rows[0]["label"] = ""
+    found = read_manifest(make_folder(tmp_path, rows), NAMES, purpose="research")
+    assert found == ([], [], 2)

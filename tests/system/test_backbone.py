@@ -33,6 +33,7 @@ def _trained_backbone(path, *overrides, epochs):
     return path
 
 
+@pytest.mark.slow
 def test_a_head_on_public_features(tmp_path):
     data = ("data=phantoms", "data.image_size=16", "data.phantoms.train=24", "data.phantoms.test=12")
     path = _trained_backbone(tmp_path / "b.safetensors", *data, epochs=1)

@@ -42,6 +42,7 @@ def _alike(first, second, tolerance=0.0):
     return first.keys() == second.keys() and all(abs(first[k] - second[k]).max() <= tolerance for k in first)
 
 
+@pytest.mark.slow
 def test_two_hospitals(tmp_path):
     run = _run(tmp_path)
     opened = [value for event, value in run.events("hospital_b") if event == "reveal"]

@@ -55,6 +55,7 @@ def test_training_on_several_labels(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_counts_and_predictions_alone(tmp_path):
     policy = ("policy.reveal.logits=[]", "policy.reveal.predictions=[image_owner]")
     run = _run(tmp_path, *policy, "task.epochs=1", "task.evaluate_each_epoch=false")

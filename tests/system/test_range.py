@@ -25,6 +25,7 @@ def _causes(run):
     return causes
 
 
+@pytest.mark.slow
 def test_values_that_fit(tmp_path):
     run = mpc_imaging(*TINY, "protocol=fss", "protocol.comparison_bits=36", cwd=tmp_path)
     assert run.code == 0, run.output
@@ -43,6 +44,7 @@ def test_a_value_that_does_not(tmp_path):
         assert not list((run.folder / "parties" / party).glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_without_the_check_nothing_is_opened_for_it(tmp_path):
     options = ("protocol=fss", "protocol.comparison_bits=36", "protocol.range_check=false")
     run = mpc_imaging(*TINY, *options, cwd=tmp_path)
@@ -50,7 +52,7 @@ def test_without_the_check_nothing_is_opened_for_it(tmp_path):
     assert "range_ok" not in [value for _, value in run.events("hospital_a")]
 
 
-@pytest.mark.parametrize("protocol", ["fss", "beaver"])
+@pytest.mark.parametrize("protocol", ["fss", pytest.param("beaver", marks=pytest.mark.slow)])
 def test_training_that_stays_in_range_opens_one_bit_for_each_step(tmp_path, protocol):
     run = mpc_imaging(*TRAIN, f"protocol.name={protocol}", LAYERS, cwd=tmp_path)
     assert run.code == 0, run.output

@@ -7,7 +7,7 @@ import torch
 
 from mpc_imaging.baselines.federated import LocalUpdate
 from mpc_imaging.compose import compose_settings
-from mpc_imaging.errors import EncodingError, PrivacyError
+from mpc_imaging.errors import EncodingError
 from mpc_imaging.tasks import federated, rehearsal as module, run
 from mpc_imaging.tasks.rehearsal import rehearse
 from tests.system.command import TINY
@@ -76,10 +76,4 @@ def test_training_that_diverges_is_a_typed_error(monkeypatch, value, overrides):
         federated, "local_update", lambda s, m, weights, *rest: LocalUpdate(torch.full_like(weights, value), value)
     )
     with pytest.raises(EncodingError, match="hospital_a diverged in round 1: write a smaller task.lr"):
-        rehearse(settings, _counts(settings))
-
-
-def test_no_round_begins_that_would_spend_more_than_the_budget():
-    settings = _settings(*PRIVATE, "privacy.epsilon=1", "privacy.noise_multiplier=0.5")
-    with pytest.raises(PrivacyError, match="epsilon"):
         rehearse(settings, _counts(settings))

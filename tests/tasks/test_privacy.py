@@ -9,9 +9,10 @@ import torch
 from mpc_imaging.baselines.accounting import Mechanism, epsilon
 from mpc_imaging.errors import PrivacyError
 from mpc_imaging.protocols.noise import ClippedSum, HeadSum
-from mpc_imaging.settings import Method, PrivacyName, Settings, TaskKind
-from mpc_imaging.tasks import privacy
-from mpc_imaging.tasks.privacy import Budget
+from mpc_imaging.settings import Method, PrivacyName, Settings, TaskKind, WeightsSource
+from mpc_imaging.tasks import privacy, weights
+from mpc_imaging.tasks.checkpoints import Point, Start
+from mpc_imaging.tasks.privacy import Budget, plaintext_gradients, session_budget
 
 
 @pytest.fixture
@@ -103,3 +104,42 @@ def test_without_privacy(settings):
     assert not privacy.is_private(settings)
     job = dataclasses.make_dataclass("Job", ["settings"])(settings)
     assert privacy.private_gradients(job, None) is None
+
+
+class _Session:
+    """What `session_budget` reads of one."""
+
+    me = "a"
+
+    def __init__(self, settings, rank):
+        self.settings, self.rank = settings, rank
+
+
+def test_a_resumed_session_pays_again_for_what_it_may_have_shown(settings):
+    settings.task.epochs = 3
+    session = _Session(settings, 0)
+    assert session_budget(session, Start()).epsilon(3) == pytest.approx(8.39, abs=0.05)
+    resumed = Start(Point(2, 0, 8), True)
+    assert session_budget(session, resumed).epsilon(3) == pytest.approx(Budget(settings).epsilon(4), rel=1e-3)
+    settings.privacy.epsilon = 8.5
+    with pytest.raises(PrivacyError, match="3 epochs take epsilon"):
+        session_budget(session, resumed)
+
+
+def test_shares_bring_what_they_have_spent(settings, monkeypatch):
+    settings.model.weights.source, settings.task.epochs = WeightsSource.shares, 1
+    header = {"privacy": Budget(settings).record(2)}
+    monkeypatch.setattr(weights, "read_share_file", lambda settings, party: ({}, header))
+    assert session_budget(_Session(settings, 0), Start()).epsilon(1) == pytest.approx(8.39, abs=0.05)
+    header.clear()
+    with pytest.raises(PrivacyError, match="trained without noise, which no budget can hold"):
+        session_budget(_Session(settings, 0), Start())
+    assert session_budget(_Session(settings, None), Start()) is None
+
+
+def test_the_plaintext_baseline_has_the_noise_of_all_parties(settings):
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    made = plaintext_gradients(settings, module)
+    assert made.deviation == pytest.approx(2**0.5, rel=0.02) and not made.head
+    settings.privacy.name = PrivacyName.none
+    assert plaintext_gradients(settings, module) is None
