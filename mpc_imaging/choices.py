@@ -67,6 +67,14 @@ class Invalid(Enum):
     skip = "skip"
 
 
+class Quality(Enum):
+    """What to do about images that repeat, leak across splits or are blank: see `data.quality`."""
+
+    report = "report"
+    refuse = "refuse"
+    off = "off"
+
+
 class TaskKind(Enum):
     """What the parties do together."""
 

@@ -16,6 +16,7 @@ from mpc_imaging.choices import (
     PartitionKind,
     PrivacyName,
     ProtocolName,
+    Quality,
     RandomnessMode,
     RateSchedule,
     Role,
@@ -152,6 +153,8 @@ class DataSettings:
 
     dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
+    quality: what an owner does about images that repeat, leak across splits, are blank or tell their site.
+    require_consent: only images whose manifest has consent for ``purpose``, the run's, which all parties agree on.
     """
 
     kind: DataKind = DataKind.phantoms
@@ -165,6 +168,9 @@ class DataSettings:
     frames: Frames = Frames.first
     invalid: Invalid = Invalid.refuse
     dicom_results: bool = False
+    quality: Quality = Quality.report
+    require_consent: bool = False
+    purpose: str | None = None
     window: WindowSettings = field(default_factory=WindowSettings)
     class_names: list[str] = field(default_factory=lambda: ["negative", "positive"])
     positive_class: int | None = None

@@ -38,8 +38,8 @@ def optimiser(settings: Settings, party: str | None) -> Iterator[Problem]:
     if len(task.betas) != 2 or not all(0 <= beta < 1 for beta in task.betas):
         yield Problem("task.betas", f"{task.betas} are no decay rates; write two numbers from 0, below 1")
     weights, classes = task.class_weights, len(settings.data.class_names)
-    if weights and (len(weights) != classes or not all(0 <= weight < math.inf for weight in weights)):
-        yield Problem("task.class_weights", f"{weights}; write {classes} numbers from 0, one for each class")
+    if weights and (len(weights) != classes or not all(0 <= weight <= 1000 for weight in weights)):
+        yield Problem("task.class_weights", f"{weights}; write {classes} numbers from 0 to 1000, one for each class")
     if settings.data.multi_label and (weights or task.balanced):
         what = "with multi_label an image may have none of the classes, and so no weight; write no weights, or false"
         yield Problem("task.class_weights" if weights else "task.balanced", what)
@@ -126,6 +126,9 @@ def declared(settings: Settings, party: str | None) -> Iterator[Problem]:
     """Of what is opened beside noisy gradients, and what is declared to be outside of the guarantee for that."""
     if settings.privacy.name is not PrivacyName.dp or settings.task.kind is not TaskKind.train:
         return
+    if settings.task.split == "train":
+        what = "outputs on training images are made of these images, not of noisy gradients alone; write val or test"
+        yield Problem("task.split", what)
     outside = settings.privacy.outside
     for value in outside:
         if value not in EXACT:
@@ -184,6 +187,19 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("model.backbone.features", "write how many features it makes of an image, like 512 for resnet18")
 
 
+def consent(settings: Settings, party: str | None) -> Iterator[Problem]:
+    """Of consent to what the run is for."""
+    data = settings.data
+    purpose = (data.purpose or "").strip()
+    if data.require_consent and data.kind is not DataKind.dicom:
+        what = f"{data.kind.name} have no manifest that could say so; write data=dicom, or false"
+        yield Problem("data.require_consent", what)
+    if data.require_consent and not purpose:
+        yield Problem("data.purpose", "consent to what? Write the purpose as manifests name it, like research")
+    if purpose.casefold() == "any" or ";" in purpose or "\n" in purpose:
+        yield Problem("data.purpose", f"{data.purpose!r} is not one purpose; write what this run is for, like research")
+
+
 def policy(settings: Settings, party: str | None) -> Iterator[Problem]:
     """Of the policy's entries about ranges, updates and epochs."""
     compute = set(settings.compute_parties())
@@ -206,4 +222,4 @@ def _roles(settings: Settings, name: str) -> list[Role]:
     return settings.topology.parties[name].roles
 
 
-CHECKS = (optimiser, simulation, stopping, federated, privacy, declared, checkpoints, images, policy)
+CHECKS = (optimiser, simulation, stopping, federated, privacy, declared, checkpoints, images, consent, policy)

@@ -76,12 +76,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
         lambda v: 0 < v < math.inf,
         (
             "task.lr",
-            "task.clip_value",
-            "task.clip_norm",
-            "task.update_norm",
             "model.pretrain.lr",
             "model.backbone.scale",
-            "privacy.clip",
             "privacy.input_norm",
             "privacy.noise_multiplier",
             "privacy.epsilon",
@@ -92,6 +88,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "a number from 0": (
         lambda v: 0 <= v < math.inf,
         ("task.weight_decay", "model.pretrain.weight_decay", "data.augment.rotate"),
+    ),
+    # Larger and smaller ones, or their inverses, would not fit into fixed point.
+    "a number from 0.001 to 1000": (
+        lambda v: 1e-3 <= v <= 1e3,
+        ("task.clip_value", "task.clip_norm", "task.update_norm", "privacy.clip"),
     ),
     "a number from 0.00001 to 0.1": (lambda v: 1e-5 <= v <= 0.1, ("task.eps",)),
     "a number above 0, below 1": (lambda v: 0 < v < 1, ("privacy.delta",)),

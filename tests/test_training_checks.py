@@ -14,7 +14,19 @@ BACKBONE = {"model.backbone._target_": "torchvision.models.resnet18", "model.bac
 MULTI = TRAIN | {"data.multi_label": True, "data.positive_class": None, "task.loss": "binary_cross_entropy"}
 EARLY = TRAIN | {"task.early_stopping.metric": "auc", "task.early_stopping.patience": 2}
 
-RUNS = [TRAIN, PRIVATE, FEDERATED, RESUMED, BACKBONE, MULTI, EARLY, EARLY | {"policy.reveal.epoch": ["compute"]}]
+CONSENT = {"data.kind": "dicom", "data.path": "/", "data.require_consent": True, "data.purpose": "research"}
+
+RUNS = [
+    CONSENT,
+    TRAIN,
+    PRIVATE,
+    FEDERATED,
+    RESUMED,
+    BACKBONE,
+    MULTI,
+    EARLY,
+    EARLY | {"policy.reveal.epoch": ["compute"]},
+]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     (TRAIN | {"task.nesterov": True, "task.momentum": 0.0}, "task.nesterov: needs momentum"),
@@ -23,8 +35,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task.betas": [0.9]}, "task.betas: [0.9] are no decay rates; write two numbers"),
     ({"task.betas": [0.9, 1.0]}, "task.betas"),
     ({"task.eps": 1e-8}, "task.eps: 1e-08 is out of range; write a number from 0.00001"),
-    ({"task.class_weights": [1.0, 2.0, 3.0]}, "task.class_weights: [1.0, 2.0, 3.0]; write 2 numbers from 0"),
-    ({"task.clip_norm": 0.0}, "task.clip_norm: 0.0 is out of range; write a number above 0"),
+    ({"task.class_weights": [1.0, 2.0, 3.0]}, "task.class_weights: [1.0, 2.0, 3.0]; write 2 numbers from 0 to 1000"),
+    ({"task.clip_norm": 0.0}, "task.clip_norm: 0.0 is out of range; write a number from 0.001 to 1000"),
     ({"task.label_smoothing": 1.0}, "task.label_smoothing"),
     ({"task.schedule.factor": 2.0}, "task.schedule.factor"),
     (MULTI | {"task.loss": "cross_entropy"}, "task.loss: cross_entropy takes one class for each image"),
@@ -42,6 +54,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (FEDERATED | {"task.early_stopping.metric": "auc"}, "only joint training chooses its best epoch"),
     (FEDERATED | {"checkpoint.every": 5}, "only joint training writes checkpoints"),
     (FEDERATED | {"protocol.name": "insecure_simulation"}, "updates are not added up in insecure_simulation"),
+    (PRIVATE | {"task.split": "train"}, "task.split: outputs on training images are made of these images"),
     (PRIVATE | {"privacy.outside": []}, "privacy.outside: metrics, range_ok: opened without noise; list each here"),
     (PRIVATE | {"privacy.outside": ["metrics", "range_ok", "metricks"]}, "'metricks' needs no declaration; did you"),
     (PRIVATE | {"privacy.delta": 0.0}, "privacy.delta: 0.0 is out of range; write a number above 0, below 1"),
@@ -52,6 +65,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (PRIVATE | {"task.class_weights": [1.0, 2.0]}, "scale them to at most 1"),
     (PRIVATE | {"model.weights.source": "pretrain"}, "pre-training adds no noise, so no budget holds"),
     (PRIVATE | {"privacy.micro_batch": 2, "privacy.input_norm": 1.0}, "residuals are clipped image by image"),
+    (CONSENT | {"data.kind": "phantoms", "data.path": None}, "data.require_consent: phantoms have no manifest"),
+    (CONSENT | {"data.kind": "medmnist"}, "data.require_consent: medmnist have no manifest that could say so"),
+    (CONSENT | {"data.purpose": None}, "data.purpose: consent to what? Write the purpose"),
+    (CONSENT | {"data.purpose": " "}, "data.purpose: consent to what?"),
+    (CONSENT | {"data.purpose": "Any"}, "data.purpose: 'Any' is not one purpose"),
+    (CONSENT | {"data.purpose": "research;teaching"}, "data.purpose: 'research;teaching' is not one purpose"),
     (TRAIN | {"resume": True}, "checkpoint.path: resume=true needs it; write the run folder"),
     (TRAIN | {"checkpoint.path": "/run"}, "checkpoint.path: read only with resume=true"),
     ({"resume": True, "checkpoint.path": "/run"}, "resume: infer is not resumed"),

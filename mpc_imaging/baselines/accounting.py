@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from mpc_imaging.errors import PrivacyError
 
+# With less noise than this, of all mechanisms together, epsilon is above 30: no guarantee, and slow to account for.
+LEAST_SIGMA = 0.2
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -54,6 +57,8 @@ def epsilon(mechanisms: Iterable[Mechanism], delta: float) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _one(sigma: float, delta: float) -> float:
+    if sigma < LEAST_SIGMA:
+        return math.inf
     try:
         import dp_accounting
         from dp_accounting.pld import PLDAccountant

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mpc_imaging.data import folds, medmnist, phantoms
+from mpc_imaging.data import folds, medmnist, phantoms, quality
 from mpc_imaging.data.augment import augmented
 from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.images import normalise, resize
@@ -53,7 +53,10 @@ class Split:
 
 @dataclass(frozen=True)
 class _Source:
-    """Rows in reach of one party, and how to read them. ``shared``: one data set for all owners, to be divided."""
+    """Rows in reach of one party, and how to read them. ``shared``: one data set for all owners, to be divided.
+
+    ``withheld``: so many images are not among the rows, for want of consent.
+    """
 
     data: DataSettings
     party: str
@@ -61,27 +64,31 @@ class _Source:
     rows: list[Row]
     rejected: list[str]
     shared: bool
+    withheld: int = 0
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Images of one split as they were read: float32 (n, C, H, W) in [0, 1] each, with labels and ids of all."""
+    """Images of one split as they were read: float32 (n, C, H, W) in [0, 1] each, with rows and ids of all."""
 
     images: list[torch.Tensor] = field(repr=False)
-    labels: list[int | tuple[int, ...]] = field(repr=False)
+    rows: list[Row] = field(repr=False)
     ids: list[str]
     sources: list[tuple[Path, int]] = field(default_factory=list, repr=False)
 
 
-def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[str]) -> dict[str, Split]:
+def load_party(
+    settings: Settings, party: str, folder: Path, splits: Sequence[str], record: Callable[..., None] | None = None
+) -> dict[str, Split]:
     """Read the images that ``party`` owns, and no others; of train images also the copies that data.augment asks for.
 
     ``folder`` is the party's run folder, where phantoms are written. Files that cannot be used are named in the log
-    ``mpc_imaging.data`` and left out with data.invalid=skip.
+    ``mpc_imaging.data`` and left out with data.invalid=skip. ``record(event, **details)`` notes how many images were
+    left out without consent, which is known before any is read, and what `quality.findings` has.
 
     Raises:
         DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, or an owner
-            would hold no image at all, or too few patients for data.folds.
+            would hold no image at all, or too few patients for data.folds; or as `quality.check`.
         ConfigError: data.partition.kind=private, but the images are phantoms.
     """
     data = settings.data
@@ -94,10 +101,18 @@ def load_party(settings: Settings, party: str, folder: Path, splits: Sequence[st
         own = source.rows
     else:
         source = _source(data, party, owners)
+        if data.require_consent and record is not None:
+            record("consent", purpose=data.purpose, left_out=source.withheld)
         own = _own_rows(source, owners, splits)
-    loaded = _read(source, own, splits, settings.seed)
-    if not any(loaded.values()):
+    parts = _read(source, own, splits)
+    if not any(part.ids for part in parts.values()):
         raise DataError([f"{party} holds no usable image of {', '.join(splits)}: see its log, or add images"])
+    if data.kind is not DataKind.phantoms:  # those are as they were drawn
+        pictures = {split: quality.Pictures(part.images, part.rows) for split, part in parts.items()}
+        quality.check(pictures, data.quality, party, record)
+    if "train" in parts:
+        parts["train"] = _augmented(source, parts["train"], settings.seed)
+    loaded = {split: _split(data, part) for split, part in parts.items()}
     for split, images in loaded.items():
         logger.info("%s holds %d images of %s", party, len(images), split)
     return loaded
@@ -121,7 +136,7 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
         source = _source(data, party, [party])
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
         own = _limited(rows, data, split)
-    loaded = _read(source, own, [split])[split]
+    loaded = _split(data, _read(source, own, [split])[split])
     if not loaded:
         raise DataError([f"{source.path}: there is no usable image of {split}: add some, or train on other weights"])
     return loaded
@@ -134,8 +149,12 @@ def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
     if data.kind is DataKind.medmnist:
         rows = medmnist.read_rows(path, SPLITS, data.class_names, data.multi_label)
         return _Source(data, party, path, rows, [], not private)
-    rows, rejected = read_manifest(path, data.class_names, data.multi_label)
-    return _Source(data, party, path, rows, rejected, not private)
+    rows, rejected, withheld = read_manifest(
+        path, data.class_names, data.multi_label, data.purpose if data.require_consent else None
+    )
+    if data.require_consent:
+        logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
+    return _Source(data, party, path, rows, rejected, not private, withheld)
 
 
 def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
@@ -161,7 +180,7 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
 def _phantom_source(data: DataSettings, party: str, folder: Path, rows: Sequence[Row]) -> _Source:
     """Write the phantoms of ``rows``, then take them from their manifest as any folder of DICOM files."""
     phantoms.write(folder, rows, data.phantoms.seed, data.class_names)
-    own, rejected = read_manifest(folder, data.class_names, data.multi_label)
+    own, rejected, _ = read_manifest(folder, data.class_names, data.multi_label)
     return _Source(data, party, folder, own, rejected, shared=False)
 
 
@@ -225,16 +244,12 @@ def _own_limit(
     return kept
 
 
-def _read(source: _Source, own: Sequence[Row], splits: Sequence[str], seed: int | None = None) -> dict[str, Split]:
-    """Read the rows by split; ``seed``: of the augmentation of train images, None for none."""
+def _read(source: _Source, own: Sequence[Row], splits: Sequence[str]) -> dict[str, _Pixels]:
+    """Read the rows by split."""
     rows = {split: [row for row in own if row.split == split] for split in splits}
     if source.data.kind is DataKind.medmnist:
-        parts = {split: _read_npz(source, split, rows[split]) for split in splits}
-    else:
-        parts = _read_files(source, rows)
-    if seed is not None and "train" in parts:
-        parts["train"] = _augmented(source, parts["train"], seed)
-    return {split: _split(source.data, part) for split, part in parts.items()}
+        return {split: _read_npz(source, split, rows[split]) for split in splits}
+    return _read_files(source, rows)
 
 
 def _read_npz(source: _Source, split: str, rows: Sequence[Row]) -> _Pixels:
@@ -254,7 +269,7 @@ def _read_npz(source: _Source, split: str, rows: Sequence[Row]) -> _Pixels:
             "%d of %d %s images repeat another one: MedMNIST has some, they are kept", copies, len(pixels), split
         )
     ids = [f"{prefix}{row.origin}-{row.number:05d}" for row in rows]
-    return _Pixels([resize(torch.from_numpy(pixels), data.image_size)], [row.label for row in rows], ids)
+    return _Pixels([resize(torch.from_numpy(pixels), data.image_size)], rows, ids)
 
 
 def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixels]:
@@ -264,7 +279,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
     seen: dict[bytes, int] = {}
     loaded = {}
     for split, own in rows.items():
-        images, labels, ids, sources = [], [], [], []
+        images, used, ids, sources = [], [], [], []
         for row in own:
             try:
                 frames = read_dicom(source.path / row.file, data.frames, data.channels, _window(data))
@@ -276,13 +291,13 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
                 rejected.append(f"row {row.number}, {row.file}: the same image as row {first}")
                 continue
             images += [resize(torch.from_numpy(frame)[None], data.image_size) for frame in frames]
-            labels += [row.label] * len(frames)
+            used += [row] * len(frames)
             name = f"{source.party}-{row.origin}-{row.number:05d}"
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
             path = source.path / row.file
             first_frame = _middle(path) if data.frames is Frames.middle else 0
             sources += [(path, first_frame + k) for k in range(len(frames))]
-        loaded[split] = _Pixels(images, labels, ids, sources)
+        loaded[split] = _Pixels(images, used, ids, sources)
     _report(rejected, data.invalid)
     return loaded
 
@@ -310,13 +325,13 @@ def _augmented(source: _Source, part: _Pixels, seed: int) -> _Pixels:
     if augment.copies == 1 or not part.ids:
         return part
     images, ids = augmented(torch.cat(part.images), part.ids, augment, seed, source.party)
-    return _Pixels([images], part.labels * augment.copies, ids)
+    return _Pixels([images], part.rows * augment.copies, ids)
 
 
 def _split(data: DataSettings, part: _Pixels) -> Split:
     size = data.image_size
     joint = torch.cat(part.images) if part.images else torch.zeros(0, data.channels, size, size)
-    labels = torch.tensor(part.labels, dtype=torch.int64)
+    labels = torch.tensor([row.label for row in part.rows], dtype=torch.int64)
     labels = labels.reshape(-1, len(data.class_names)) if data.multi_label else labels
     return Split(normalise(joint, data.mean, data.std), labels, part.ids, part.sources)
 

@@ -2,7 +2,8 @@
 
 Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index; with data.multi_label
 any number of them, separated by semicolons), ``patient`` (any pseudonym), ``split`` (train, val or test), and
-optionally ``site``; other columns are subgroups, left alone here.
+optionally ``site``, ``consent`` (yes or no, true or false, 1 or 0) and ``purpose`` (what the consent is for: names
+separated by semicolons, or any); other columns are subgroups, left alone here.
 
 Messages name rows as a spreadsheet counts them (the header is row 1) and files, but quote no other cell: they travel.
 """
@@ -13,6 +14,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mpc_imaging.data.rows import Row
 from mpc_imaging.errors import DataError
@@ -21,32 +23,51 @@ from mpc_imaging.settings import SPLITS
 NAME = "manifest.csv"
 SEPARATOR = ";"
 REQUIRED = ("file", "label", "patient", "split")
+CONSENT = ("consent", "purpose")
+ANY_PURPOSE = "any"
+_ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
-def read_manifest(folder: Path, class_names: Sequence[str], multi_label: bool = False) -> tuple[list[Row], list[str]]:
-    """Return the usable rows, and one line for each row that names no label or repeats a file (its first row is kept).
+class Manifest(NamedTuple):
+    """The usable rows; one line for each row that names no label or repeats a file; how many lack consent."""
 
-    With ``multi_label`` an empty label means that the image shows none of the classes.
+    rows: list[Row]
+    rejected: list[str]
+    withheld: int
+
+
+def read_manifest(
+    folder: Path, class_names: Sequence[str], multi_label: bool = False, purpose: str | None = None
+) -> Manifest:
+    """Read the rows that can be used; of those that repeat a file, the first is kept.
+
+    With ``multi_label`` an empty label means that the image shows none of the classes. With a ``purpose``, images are
+    left out whose patients did not consent to it, and those of which another row says so.
 
     Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
 
     Raises:
         DataError: the manifest is missing, or says something that cannot be meant; every problem is listed at once.
     """
-    lines = _read_lines(folder)
+    lines = _read_lines(folder, (*REQUIRED, *CONSENT) if purpose is not None else REQUIRED)
     problems: dict[str, list[int]] = defaultdict(list)
     rejected: list[str] = []
     rows: list[Row] = []
     first_row: dict[Path, int] = {}
+    withheld: set[Path] = set()
     root = folder.resolve()
     for number, cells in lines:
         wrong, label = _problems(cells, class_names, multi_label)
         path = (root / cells["file"]).resolve()
         if not path.is_relative_to(root):
             wrong.append("file is outside the folder of the manifest: write a path below it")
+        if purpose is not None and not _consented(cells, purpose, wrong):
+            withheld.add(path)
         for problem in wrong:
             problems[problem].append(number)
-        if not cells["label"] and not multi_label:
+        if path in withheld:
+            pass
+        elif not cells["label"] and not multi_label:
             rejected.append(f"row {number}, {cells['file']}: it has no label")
         elif path in first_row:
             rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
@@ -60,7 +81,7 @@ def read_manifest(folder: Path, class_names: Sequence[str], multi_label: bool = 
             f"row {row.number}, {row.file}: there is no such file" for row in rows if not (root / row.file).is_file()
         ]
         raise DataError([f"{folder / NAME}: {problem}" for problem in found] + missing + rejected)
-    return rows, rejected
+    return Manifest([row for row in rows if (root / row.file).resolve() not in withheld], rejected, len(withheld))
 
 
 def name_rows(numbers: Sequence[int]) -> str:
@@ -69,7 +90,7 @@ def name_rows(numbers: Sequence[int]) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {shown}" + (f" … ({len(numbers)} rows)" if len(numbers) > 8 else "")
 
 
-def _read_lines(folder: Path) -> list[tuple[int, dict[str, str]]]:
+def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return (row number, stripped cells by column) of every row that is not empty."""
     path = folder / NAME
     try:
@@ -79,18 +100,35 @@ def _read_lines(folder: Path) -> list[tuple[int, dict[str, str]]]:
         raise DataError(
             [
                 f"{path}: cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
-                f"{', '.join(REQUIRED)}"
+                f"{', '.join(required)}"
             ]
         ) from None
     columns = [name.lower() for name in table[0]] if table else []
-    problems = [f"{path}: there is no column '{name}'" for name in REQUIRED if name not in columns]
+    problems = [f"{path}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
     problems += [
-        f"{path}: the column '{name}' appears twice" for name in (*REQUIRED, "site") if columns.count(name) > 1
+        f"{path}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
     ]
     if problems:
         raise DataError(problems)
     lines = [(number, line) for number, line in enumerate(table[1:], start=2) if any(line)]
     return [(number, dict(zip(columns, line + [""] * len(columns), strict=False))) for number, line in lines]
+
+
+def _hint(column: str) -> str:
+    """What to write into a column that only data.require_consent=true asks for."""
+    return {
+        "consent": ", which data.require_consent=true asks for: write yes or no for each image",
+        "purpose": f", what the consent is for: write names, separated by semicolons, or {ANY_PURPOSE}",
+    }.get(column, "")
+
+
+def _consented(cells: dict[str, str], purpose: str, wrong: list[str]) -> bool:
+    """Whether the row allows the image to be used for ``purpose``; what is no answer is added to ``wrong``."""
+    answer = _ANSWERS.get(cells["consent"].casefold())
+    if answer is None:
+        wrong.append("consent must be yes or no (or true, false, 1, 0)")
+    purposes = {name.strip().casefold() for name in cells["purpose"].split(SEPARATOR)}
+    return bool(answer) and not purposes.isdisjoint((purpose.strip().casefold(), ANY_PURPOSE))
 
 
 def _problems(

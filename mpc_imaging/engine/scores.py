@@ -66,7 +66,7 @@ def auc(
         for rows in _chunks(scores):
             part = segment(("histogram", len(scores[rows])), _histogram, scores[rows], labels[rows], bins)
             counts = part if counts is None else counts + part
-        return _mean_auc(_truncated(counts, precision()), len(scores))
+        return _settled(_mean_auc(_truncated(counts, precision()), len(scores)))
 
 
 def loss(kind: Loss, logits: torch.Tensor, targets: torch.Tensor, segment: Segment) -> torch.Tensor:
@@ -103,18 +103,24 @@ def _summed(
     return total
 
 
+def _settled(share: torch.Tensor) -> torch.Tensor:
+    """The result of a segment, whose narrow comparisons are checked within it: a rehearsal runs some of them only."""
+    gates.settle_ranges()
+    return share
+
+
 def _loss(logits: torch.Tensor, targets: torch.Tensor, kind: Loss) -> torch.Tensor:
-    return share_of(loss_and_gradient(kind, from_share(logits), from_share(targets), True)[0])
+    return _settled(share_of(loss_and_gradient(kind, from_share(logits), from_share(targets), True)[0]))
 
 
 def _class_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return share_of((from_share(labels) * argmax_onehot(from_share(logits))).sum())
+    return _settled(share_of((from_share(labels) * argmax_onehot(from_share(logits))).sum()))
 
 
 def _label_hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     present, predicted = from_share(labels), from_share(logits) > 0
     agreeing = present * (2 * predicted - 1)  # a label that is there and said to be, less one that is said not to be
-    return share_of(agreeing.sum()) + (share_of((1 - predicted).sum()) << precision())
+    return _settled(share_of(agreeing.sum()) + (share_of((1 - predicted).sum()) << precision()))
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:
@@ -133,7 +139,7 @@ def _log_odds(logits: torch.Tensor) -> torch.Tensor:
     others = (approx.exp_nonpositive(without - second) * (1 - hot)).sum(1, keepdim=True)
     rest = e.sum(1, keepdim=True) - e
     margin, rest = shifted + hot * (top - second), rest + hot * (others - rest)
-    return share_of(margin - approx.log(rest, float(classes - 1)))
+    return _settled(share_of(margin - approx.log(rest, float(classes - 1))))
 
 
 # The histogram. From here on shares are of whole numbers.
@@ -188,7 +194,7 @@ def _top() -> int:
 
 
 def _spread(centred: torch.Tensor) -> torch.Tensor:
-    return share_of(from_share(centred).abs()).sum(0)
+    return _settled(share_of(from_share(centred).abs()).sum(0))
 
 
 def _histogram(scores: torch.Tensor, labels: torch.Tensor, bins: int) -> torch.Tensor:

@@ -33,6 +33,7 @@ class Details:
     labels: npt.NDArray[np.int64] | None = None  # (N,) or (N, K), -1 where unknown
     secure_logits: npt.NDArray[np.float32] | None = None  # (N, K)
     plain_logits: npt.NDArray[np.float32] | None = None  # (N, K)
+    quality: Sequence[Mapping[str, Any]] = ()  # party, split, kind, count
     receiver: str | None = None  # whose page it is, on real machines
     date: str = field(default_factory=_now)
 

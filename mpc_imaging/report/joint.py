@@ -135,6 +135,7 @@ def _details(
         secure_logits=outputs.logits,
         plain_logits=plaintext.logits.numpy()[rows] if comparable else None,
         receiver=receiver,
+        quality=[{"party": result["party"], **found} for result in results for found in result.get("quality", [])],
     )
 
 

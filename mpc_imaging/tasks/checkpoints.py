@@ -6,6 +6,7 @@ latest step of one session that all hold, and splits its shares anew, so that no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,7 +21,7 @@ import mpc_imaging
 from mpc_imaging.errors import DataError, SessionError
 from mpc_imaging.parties import sealed
 from mpc_imaging.parties.session import PATIENT_S, Session
-from mpc_imaging.settings import Settings, public_digests
+from mpc_imaging.settings import Settings, public_digests, to_mapping
 
 log = logging.getLogger("mpc_imaging.party")
 
@@ -29,7 +30,8 @@ FOLDER = "checkpoints"
 WEIGHTS, OPTIMISER, BEST, LOSS = "weights.", "optimiser.", "best.", "loss"
 MAX_LISTED = 1000
 # What may be otherwise when training goes on: no share depends on it.
-FREE = ("name", "checkpoint", "resume", "transport", "randomness", "preprocess")
+# Settings that may differ in a run that is resumed. Of privacy, the budget: going on after a crash takes more of it.
+FREE = ("name", "checkpoint", "resume", "transport", "randomness", "preprocess", "privacy")
 AGAIN = "give the run folder of the training run that was cut off, unchanged"
 
 
@@ -93,7 +95,11 @@ class Checkpoints:
         history: JSON of what this party saw, encrypted with them. privacy: JSON, public.
         Raises `DataError` for what cannot be written.
         """
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            problem = error.strerror or type(error).__name__
+            raise DataError([f"no folder for checkpoints can be made in the run folder: {problem}"]) from None
         path = self._folder / f"step-{point.step:08d}.sealed"
         header = {"kind": "checkpoint", **self._header(), **point._asdict(), "plan": self.plan, "privacy": privacy}
         sealed.seal(path, tensors, header, self._key, list(history))
@@ -102,18 +108,20 @@ class Checkpoints:
         # without the others. So there are always two.
         keep = max(2, self._session.settings.checkpoint.keep)
         while len(self._written) > keep:
-            self._written.pop(0).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # an old file too many does no harm
+                self._written.pop(0).unlink(missing_ok=True)
         return path
 
     def _header(self) -> dict[str, Any]:
         settings = self._session.settings
         digests = {name: text for name, text in public_digests(settings).items() if name not in FREE}
+        private = to_mapping(settings.privacy) | {"epsilon": None}
         return {
             "session": self._session.mesh.session_id.hex(),
             "party": self._session.me,
             "parties": self._session.compute,
             "version": mpc_imaging.__version__,
-            "settings": digests | {"number of images": _digest(self.counts)},
+            "settings": digests | {"privacy": _digest(private), "number of images": _digest(self.counts)},
             "fraction_bits": settings.protocol.fraction_bits,
         }
 

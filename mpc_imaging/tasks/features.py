@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpc_imaging.data import Split
 from mpc_imaging.data.clipping import clip_inputs
-from mpc_imaging.settings import Settings
-from mpc_imaging.tasks.privacy import is_private
+from mpc_imaging.settings import PrivacyName, Settings
 
 if TYPE_CHECKING:
     from mpc_imaging.tasks.progress import Progress
@@ -56,6 +55,6 @@ def own_inputs(
 def _bounded(settings: Settings, splits: Mapping[str, Split]) -> dict[str, Split]:
     """The same, of no greater length than private training of a head relies on; rows of all splits alike."""
     norm = settings.privacy.input_norm
-    if norm is None or not is_private(settings):
+    if norm is None or settings.privacy.name is not PrivacyName.dp:
         return dict(splits)
     return {name: replace(split, images=clip_inputs(split.images, norm)) for name, split in splits.items()}

@@ -62,6 +62,7 @@ class Job:
     may be left out. It is called outside of every segment, and only where `Settings.stops_early`. ``start``: where the
     task begins. ``checkpoints``: of a compute party that trains; None in a rehearsal, which leaves no files.
     ``budget``: of private training. ``best_epoch``: the one that early stopping chose, where it is opened.
+    ``quality``: what `data.quality` found in this party's images.
     """
 
     session: Session
@@ -78,6 +79,7 @@ class Job:
     checkpoints: Checkpoints | None = None
     budget: Budget | None = None
     best_epoch: int | None = None
+    quality: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -132,6 +134,11 @@ class Job:
             for name in model.trainable():
                 gates.watch_parameter(model.parameters[name], name)
             self._require_range(f"step {step} (epoch {epoch}): ")
+
+    def check_range(self) -> None:
+        """Open to the compute parties whether what was compared since the last opening was in range, as `open` does."""
+        if self.session.rank is not None:
+            self._require_range()
 
     def _require_range(self, step: str = "") -> None:
         """Open to the compute parties whether all values were in range, if that is to be checked.
@@ -216,14 +223,18 @@ class Job:
             return metrics_from_label_counts(whole, self.catalogue.total(split))
         return metrics_from_confusion(whole, self.settings.data.positive_class)
 
-    def open_auc(self, logits: torch.Tensor | None, labels: torch.Tensor | None) -> tuple[float | None, str] | None:
+    def open_auc(
+        self, logits: torch.Tensor | None, labels: torch.Tensor | None, share: torch.Tensor | None = None
+    ) -> tuple[float | None, str] | None:
         """The AUC of a split at those whom the policy names, found on shares; else None.
 
-        It is (None, reason) where it is undefined. logits, labels: as in `open_confusion`.
+        It is (None, reason) where it is undefined. logits, labels: as in `open_confusion`. share: of it, if known.
         """
         if not self.wanted("auc"):
             return None
-        opened = self.open("auc", None if logits is None else self.auc(logits, labels), ())
+        if share is None and logits is not None:
+            share = self.auc(logits, labels)
+        opened = self.open("auc", share, ())
         if opened is None:
             return None
         # What stands for an undefined AUC is -1 (`engine.scores`), and rounding is far smaller than one half.
@@ -314,6 +325,7 @@ class Job:
             "best_epoch": self.best_epoch,
             "metrics": self.metrics,
             "privacy": None if self.budget is None else self.budget.entry(len(self.history)),
+            "quality": self.quality,
             "cost": cost,
             "layers": layers,
         }

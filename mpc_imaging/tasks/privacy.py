@@ -112,8 +112,13 @@ def session_budget(session: Session, start: Start) -> Budget | None:
         from mpc_imaging.tasks.weights import read_share_file  # which reads features, which are bounded as told here
 
         earlier = read_share_file(settings, session.me)[1].get("privacy")
-    budget = Budget(settings, earlier)
-    budget.require(settings.task.epochs)
+    budget, limit, epochs = Budget(settings, earlier), settings.privacy.epsilon, settings.task.epochs
+    if start.resumed and limit is not None and budget.epsilon(epochs) > limit:
+        raise PrivacyError(
+            f"going on takes epsilon {budget.epsilon(epochs):.2f} of privacy.epsilon={limit:g}, since what came after "
+            "the checkpoint may have been shown; write a larger privacy.epsilon, with which a run may be resumed"
+        )
+    budget.require(epochs)
     return budget
 
 
@@ -148,13 +153,15 @@ class Budget:
     def epsilon(self, epochs: int, outsiders: bool = False) -> float:
         """Epsilon at ``privacy.delta`` after so many epochs of this session and all earlier ones."""
         entries = [*self.earlier, self._mechanism(epochs)]
-        return epsilon([_mechanism(entry, outsiders) for entry in entries], self._settings.privacy.delta)
+        method = self._settings.task.method
+        return epsilon([_mechanism(entry, method, outsiders) for entry in entries], self._settings.privacy.delta)
 
     def _mechanism(self, epochs: int) -> dict[str, Any]:
         """This session's noise, as share files list it."""
         head = self._settings.privacy.input_norm is not None or self._settings.task.method is Method.federated
         return {
             "mechanism": GAUSSIAN,
+            "method": self._settings.task.method.value,
             "noise_multiplier": self._settings.privacy.noise_multiplier,
             "epochs": epochs,
             "parties": len(self._settings.compute_parties()),
@@ -191,12 +198,17 @@ class Budget:
         return values
 
 
-def _mechanism(entry: Mapping[str, Any], outsiders: bool) -> Mechanism:
+def _mechanism(entry: Mapping[str, Any], method: Method, outsiders: bool) -> Mechanism:
+    """An entry as it counts for training by ``method``: one image more or less may turn an owner's update into any
+    other, which is twice as far as to zero; what was counted for images says nothing of owners.
+    """
     try:
-        sigma, epochs = float(entry["noise_multiplier"]), int(entry["epochs"])
+        made, sigma, epochs = Method[entry["method"]], float(entry["noise_multiplier"]), int(entry["epochs"])
         parties, slack = int(entry["parties"]), float(entry["slack"])
     except (KeyError, TypeError, ValueError):
         raise PrivacyError("model.weights.path: the share file's list of earlier noise cannot be read") from None
+    if made is not method:
+        sigma = sigma / 2 if made is Method.federated else 0.0
     return Mechanism(sigma * math.sqrt(parties) if outsiders else sigma, epochs, slack)
 
 

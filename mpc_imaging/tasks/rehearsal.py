@@ -230,7 +230,10 @@ class _Repeats:
 
     def segment(self, key: Hashable, body: Callable[..., Any], *args: Any) -> Any:
         """The result of the body, or zeros in its place if it is known what it costs."""
-        if self._known is not None and key in self._known.past:
+        if self._known is not None and key not in self._known.past:
+            # An epoch with other rates, before anything of its phase was left out: epochs are all that phases have.
+            self._known = None
+        if self._known is not None:
             past = self._known.past[key]
             self._count(past.spent)
             return _fresh(past.result)

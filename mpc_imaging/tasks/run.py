@@ -102,9 +102,14 @@ def _take_part(
         training = settings.task.kind is TaskKind.train and session.rank is not None
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)
-        own, backbone = None, None
+        own, backbone, noted = None, None, {}
+
+        def record(event: str, **details: Any) -> None:
+            session.ledger.write(event, **details)
+            noted[event] = details
+
         if party in settings.data_owners():
-            own, backbone = own_inputs(settings, load_party(settings, party, folder, splits), bar)
+            own, backbone = own_inputs(settings, load_party(settings, party, folder, splits, record), bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own, backbone)
@@ -114,6 +119,7 @@ def _take_part(
             checkpoints.plan = plan.digest
         budget = session_budget(session, start)
         job = Job(session, folder, catalogue, own, bar, start=start, checkpoints=checkpoints, budget=budget)
+        job.quality = noted.get("quality", {}).get("findings", [])
         job.exchange_ids()
         state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)

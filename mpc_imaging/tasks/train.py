@@ -208,12 +208,16 @@ def _validate(
     logits = None
     if trainer.model is not None:
         logits = forward(trainer.model, images, task.eval_batch_size, lambda rows: None, job.segment)
+    if trainer.best is not None:
+        score = validation_score(job, logits, labels)
     if "metrics" in shown:
         val = job.open_confusion("val", logits, labels)
     if "auc" in shown:
-        val = with_auc(val, job.open_auc(logits, labels))
+        # Found once: of the same values again, a rehearsal would run nothing that is to be checked.
+        known = score if task.early_stopping.metric is StopMetric.auc else None
+        val = with_auc(val, job.open_auc(logits, labels, known))
     if trainer.best is not None:
-        score = validation_score(job, logits, labels)
+        job.check_range()  # nothing of an epoch is left to the next one, which may be planned without it
     return val, score
 
 

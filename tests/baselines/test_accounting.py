@@ -42,3 +42,8 @@ def test_a_sensitivity_that_may_not_hold():
     assert epsilon([Mechanism(2.0, 3, 3 * 2.0**-40)], 1e-5) == pytest.approx(plain, abs=1e-3)
     assert plain < epsilon([Mechanism(2.0, 3, 1e-8)], 1e-5) < plain + math.log(2)
     assert epsilon([Mechanism(2.0, 3, 1e-5)], 1e-5) == math.inf
+
+
+def test_noise_that_guarantees_nothing_is_not_accounted_for():
+    assert epsilon([Mechanism(0.001, 1)], 1e-5) == math.inf
+    assert 30 < epsilon([Mechanism(0.21, 1)], 1e-5) < math.inf

@@ -119,3 +119,15 @@ def test_a_run_that_revealed_nothing_still_has_a_page(tmp_path):
     write_joint_report(run.folder, run.settings, None)
     page = Page(run.folder / "report.html")
     assert "no metric of it was revealed" in page.text and page.pictures() == []
+
+
+def test_what_owners_found_in_their_images(tmp_path):
+    run = make_inference(tmp_path)
+    write_joint_report(run.folder, run.settings, run.plaintext)
+    assert "What to look at in the images" not in Page(run.folder / "report.html").text
+    run.write_result("hospital_a", quality=[{"kind": "blank: one grey level", "split": "test", "count": 1234}])
+    write_joint_report(run.folder, run.settings, run.plaintext)
+    text = Page(run.folder / "report.html").text
+    assert "What to look at in the images" in text and "hospital_a test blank: one grey level 1,234" in text
+    receiver_report(run.party("hospital_b"), run.settings, run.write_result("hospital_b"))
+    assert "What to look at" not in Page(run.party("hospital_b") / "report.html").text, "others' counts stay with them"

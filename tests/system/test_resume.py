@@ -15,8 +15,8 @@ from tests.system.command import TINY, finish, mpc_imaging, start
 from tests.system.test_failures import _processes, _wait_for
 
 HOSPITALS = ("hospital_a", "hospital_b")
-# 20 steps in each of two epochs; momentum and the loss of the epoch so far must come back too. A model without ReLU: one
-# that is right at zero falls to either side by rounding, and two runs that nobody stopped then drift apart too.
+# 20 steps in each of two epochs; momentum and the loss of the epoch so far must come back too. The model has no ReLU:
+# where one is right at zero, rounding decides, and two runs that nobody stopped drift apart too.
 TRAINING = (
     *TINY, "task=train", "task.epochs=2", "data.phantoms.train=160", "task.momentum=0.9", "checkpoint.every=3",
     "policy=aggregate_only", "protocol.fraction_bits=20", "model=logistic",

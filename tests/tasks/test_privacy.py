@@ -122,7 +122,7 @@ def test_a_resumed_session_pays_again_for_what_it_may_have_shown(settings):
     resumed = Start(Point(2, 0, 8), True)
     assert session_budget(session, resumed).epsilon(3) == pytest.approx(Budget(settings).epsilon(4), rel=1e-3)
     settings.privacy.epsilon = 8.5
-    with pytest.raises(PrivacyError, match="3 epochs take epsilon"):
+    with pytest.raises(PrivacyError, match="going on takes epsilon .* write a larger privacy.epsilon"):
         session_budget(session, resumed)
 
 
@@ -143,3 +143,15 @@ def test_the_plaintext_baseline_has_the_noise_of_all_parties(settings):
     assert made.deviation == pytest.approx(2**0.5, rel=0.02) and not made.head
     settings.privacy.name = PrivacyName.none
     assert plaintext_gradients(settings, module) is None
+
+
+def test_an_owners_update_protects_its_images_half_as_well(settings):
+    settings.task.method, settings.privacy.input_norm = Method.federated, 1.0
+    earlier = Budget(settings).record(3)
+    assert Budget(settings, earlier).epsilon(0) == pytest.approx(8.39, abs=0.05)
+    settings.task.method = Method.joint
+    halved = epsilon([Mechanism(0.5, 3), Mechanism(1.0, 3)], 1e-5)
+    assert Budget(settings, earlier).epsilon(3) == pytest.approx(halved, rel=1e-3)
+    images = Budget(settings).record(1)
+    settings.task.method = Method.federated
+    assert Budget(settings, images).epsilon(1) == math.inf

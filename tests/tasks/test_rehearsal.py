@@ -3,6 +3,7 @@
 import pytest
 
 from mpc_imaging.compose import compose_settings
+from mpc_imaging.engine import gates, scores
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.randomness.demands import Product
 from mpc_imaging.randomness.plan import Plan
@@ -110,3 +111,45 @@ def test_insecure_simulation_has_no_plan():
     settings = _settings("protocol=insecure_simulation")
     with pytest.raises(ConfigError, match="has no plan; choose another protocol"):
         rehearse(settings, _counts(settings))
+
+
+NARROW = ("protocol.name=fss", "protocol.comparison_bits=32", "data.phantoms.test=24", "task.auc_bins=4")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("task.batch_size=12",),
+        (*TRAIN, "task.early_stopping.metric=loss"),
+        (*TRAIN, "task.early_stopping.metric=accuracy"),
+        (*TRAIN, "task.early_stopping.metric=auc"),
+    ],
+)
+def test_scores_in_chunks_are_checked_where_they_are_compared(overrides, monkeypatch):
+    monkeypatch.setattr(scores, "CHUNK", 4)
+    settings = _settings(*NARROW, *overrides)
+    counts = _counts(settings, train=8, val=24, test=24)
+    short = rehearse(settings, counts)
+    monkeypatch.setattr(module._Repeats, "segment", lambda self, key, body, *args: body(*args))
+    assert list(short.plan) == list(rehearse(settings, counts).plan)
+
+
+def _new_phase(self, end):
+    """A phase of which nothing is taken to be known."""
+    self._close()
+    gates.context().masks.forget()
+
+
+def test_an_epoch_with_another_rate_has_a_plan_of_its_own(monkeypatch):
+    settings = _settings(
+        *TRAIN, "task.epochs=6", "task.momentum=0", "task.schedule.kind=step", "task.schedule.step_epochs=4",
+        "task.early_stopping.metric=accuracy", "task.early_stopping.patience=5", "policy=aggregate_only",
+        "+policy.reveal.epoch=[compute]", "task.auc_bins=4",
+    )  # fmt: skip
+    counts = _counts(settings, train=8, val=4, test=4)
+    short = rehearse(settings, counts).plan.plans
+    monkeypatch.setattr(module._Repeats, "segment", lambda self, key, body, *args: body(*args))
+    monkeypatch.setattr(module._Repeats, "phase", _new_phase)
+    flat = rehearse(settings, counts).plan.plans
+    assert [list(plan) for plan in short] == [list(plan) for plan in flat]
+    assert short[3].digest != short[4].digest
