@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from mpc_imaging.errors import ConfigError, MPCImagingError
@@ -26,6 +30,42 @@ def complain(error: MPCImagingError, debug: bool) -> int:
     for problem in getattr(error, "problems", [str(error)]):
         print(f"error: {problem}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError) else error.exit_code
+
+
+def over_headers(body: Callable[[], int], debug: bool) -> int:
+    """The exit code of a command over DICOM headers: what it writes is private, and no warning quotes a header."""
+    os.umask(0o077)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the header
+            code = body()
+        sys.stdout.flush()
+    except MPCImagingError as error:
+        return complain(error, debug)
+    except KeyboardInterrupt:
+        print("stopped by the operator", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return fall_silent()
+    return code
+
+
+def pseudonym_key(path: Path | None) -> bytes:
+    """The key of pseudonyms in ``--key-file``, or without one a key for this run. Raises `ConfigError`."""
+    if path is None:
+        return secrets.token_bytes(32)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"--key-file: {error.strerror}; make one with openssl rand -out FILE 32"]) from None
+
+
+def with_progress(files: list[Path], title: str) -> Iterator[Path]:
+    """The files one by one, with a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(files, title, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def fall_silent() -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import secrets
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpc_imaging.commands import Parser, complain, fall_silent
-from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
+from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
+from mpc_imaging.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -74,22 +71,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """De-identify; returns the exit code: 0 if every DICOM file was copied, 1 if some were refused, 2 for mistakes."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
-    os.umask(0o077)
-    try:
-        with warnings.catch_warnings():
-            # pydicom's warnings quote the header.
-            warnings.simplefilter("ignore")
-            outcome = _run(arguments)
+
+    def body() -> int:
+        outcome = _run(arguments)
         _show(outcome, arguments)
-        sys.stdout.flush()
-    except MPCImagingError as error:
-        return complain(error, arguments.debug)
-    except KeyboardInterrupt:
-        print("stopped by the operator", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return fall_silent()
-    return int(bool(outcome.refused))
+        return int(bool(outcome.refused))
+
+    return over_headers(body, arguments.debug)
 
 
 def _run(arguments: argparse.Namespace) -> _Outcome:
@@ -103,12 +91,12 @@ def _run(arguments: argparse.Namespace) -> _Outcome:
         problems.append("--pixels-are-clean: what is masked need not be clean; leave out one of the two")
     if problems:
         raise ConfigError(problems)
-    pseudonyms = Pseudonyms(_key(arguments.key_file))
+    pseudonyms = Pseudonyms(pseudonym_key(arguments.key_file))
     options = Options(arguments.keep_dates, arguments.keep_device)
     mask = Mask(boxes, arguments.mask_outside_regions)
     outcome = _Outcome()
     files = [path for path in sorted(arguments.source.rglob("*")) if path.is_file() and path.name != "manifest.csv"]
-    for path in _with_progress(files):
+    for path in with_progress(files, "de-identifying"):
         name = path.relative_to(arguments.source).as_posix()
         try:
             outcome.written[name] = _copy(path, arguments, pseudonyms, options, mask)
@@ -138,24 +126,6 @@ def _box(text: str, problems: list[str]) -> tuple[int, ...] | None:
             return left, top, right, bottom
     problems.append(f"--mask: {text!r} is no box; write left,top,right,bottom in pixels, like 0,0,640,48")
     return None
-
-
-def _key(path: Path | None) -> bytes:
-    if path is None:
-        return secrets.token_bytes(32)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"--key-file: {error.strerror}; make one with openssl rand -out FILE 32"]) from None
-
-
-def _with_progress(files: list[Path]) -> Iterator[Path]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        files, "de-identifying", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
 
 
 def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, options: Options, mask: Mask) -> str:

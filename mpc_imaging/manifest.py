@@ -6,18 +6,15 @@ import argparse
 import csv
 import difflib
 import io
-import os
-import secrets
 import sys
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mpc_imaging.commands import Parser, complain, fall_silent
-from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
+from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
+from mpc_imaging.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from mpc_imaging.data.drafting import Contents, Found
@@ -92,24 +89,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draft a manifest; returns the exit code: 0 if it was written, 1 if there are no images, 2 for mistakes."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
-    os.umask(0o077)
-    try:
-        with warnings.catch_warnings():
-            # pydicom's warnings quote the header.
-            warnings.simplefilter("ignore")
-            _run(arguments)
-        sys.stdout.flush()
-    except MPCImagingError as error:
-        return complain(error, arguments.debug)
-    except KeyboardInterrupt:
-        print("stopped by the operator", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return fall_silent()
-    return 0
+    return over_headers(lambda: _run(arguments), arguments.debug)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     from mpc_imaging.data.drafting import candidates, inspect, split_by_patient
     from mpc_imaging.data.manifest import NAME
 
@@ -123,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> None:
     name = _patient_names(arguments)
     keywords = [*arguments.column, *filter(None, (arguments.site_from, source.keyword))]
     files = candidates(arguments.folder)
-    contents = inspect(arguments.folder, _with_progress(files), keywords)
+    contents = inspect(arguments.folder, with_progress(files, "reading headers"), keywords)
     if not contents.images:
         reasons = [f"{count} left out: {reason}" for reason, count in contents.left_out.most_common()]
         raise DataError(["FOLDER: there is no image to list; name one with DICOM files", *reasons])
@@ -137,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> None:
     ]
     _write(out, rows, [*COLUMNS, *arguments.column])
     _show(arguments, out, contents, rows)
+    return 0
 
 
 def _problems(arguments: argparse.Namespace, out: Path, source: _LabelSource) -> Iterator[str]:
@@ -227,23 +211,8 @@ def _patient_names(arguments: argparse.Namespace) -> Callable[[str], str]:
         return str
     from mpc_imaging.data.deidentification import Pseudonyms
 
-    key = secrets.token_bytes(32)
-    if arguments.key_file is not None:
-        try:
-            key = arguments.key_file.read_bytes()
-        except OSError as error:
-            raise ConfigError([f"--key-file: {error.strerror}; make one with openssl rand -out FILE 32"]) from None
-    pseudonyms = Pseudonyms(key)
+    pseudonyms = Pseudonyms(pseudonym_key(arguments.key_file))
     return lambda patient: pseudonyms.name("patient", patient)
-
-
-def _with_progress(files: list[Path]) -> Iterator[Path]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(
-        files, "reading headers", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
 
 
 def _write(out: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     source = tmp_path / "Meier, Anna"
     source.mkdir()
     image = dcmread(get_testdata_file("CT_small.dcm"))
-    image.PatientName, image.PatientID = "Meier^Anna", "4711"
+    image.PatientName, image.PatientID = "Meier^Anna", "ID-4711"
     image.save_as(source / "a.dcm")
     image.SOPInstanceUID += ".1"
     image.save_as(source / "b.dcm")
@@ -41,9 +41,9 @@ def test_a_folder_becomes_one_that_may_be_passed_on(folder: Path, tmp_path: Path
     files = sorted(out.rglob("*.dcm"))
     assert len(files) == 2 and len({file.parent for file in files}) == 1
     for file in out.rglob("*"):
-        assert not any(word in file.as_posix() for word in ("4711", "Anna", "a.dcm")) or file == out
+        assert not any(word in file.as_posix() for word in ("ID-4711", "Anna", "a.dcm")) or file == out
         if file.is_file():
-            assert b"Anna" not in file.read_bytes() and b"4711" not in file.read_bytes()
+            assert b"Anna" not in file.read_bytes() and b"ID-4711" not in file.read_bytes()
     with (out / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [list(row) for row in rows] == [["file", "patient", "label", "split"]] * 2

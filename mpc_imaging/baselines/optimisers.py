@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mpc_imaging.baselines.rates import learning_rate
 from mpc_imaging.choices import Loss, Optimiser
+from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.settings import TaskSettings
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -38,6 +40,33 @@ def descend(optimiser: torch.optim.Optimizer, task: TaskSettings, rate: float) -
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
+
+
+def descend_epochs(
+    optimiser: torch.optim.Optimizer,
+    task: TaskSettings,
+    count: int,
+    seed: int,
+    backward: Callable[[torch.Tensor], float],
+    begin: Callable[[], object] = lambda: None,
+    end: Callable[[int, float], None] = lambda epoch, loss: None,
+    part: range | None = None,
+) -> list[float]:
+    """Train on the public batches of ``count`` images, as ``task`` says; the mean loss of each epoch.
+
+    ``backward(rows)`` gives the parameters the mean gradient of a batch, and returns its mean loss. ``begin()`` comes
+    before each epoch, ``end(epoch, loss)`` after it, counted from 1. part: see `plaintext.train_plaintext`.
+    """
+    losses, part = [], part or range(task.epochs)
+    for epoch, batches in enumerate(batch_schedule(count, task.batch_size, len(part), seed), start=1):
+        begin()
+        total = 0.0
+        for step, rows in enumerate(batches, part[epoch - 1] * len(batches)):
+            total += backward(rows) * len(rows)
+            descend(optimiser, task, learning_rate(task, step, len(batches)))
+        losses.append(total / count)
+        end(epoch, losses[-1])
+    return losses
 
 
 def loss_function(task: TaskSettings, weights: torch.Tensor | None = None) -> LossFunction:

@@ -18,8 +18,6 @@ from torch import nn
 
 from mpc_imaging.baselines import optimisers
 from mpc_imaging.baselines.private import PrivateGradients, train_private
-from mpc_imaging.baselines.rates import learning_rate
-from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.errors import DataError
 from mpc_imaging.report.metrics import output_metrics
 from mpc_imaging.settings import Settings, TaskKind, TaskSettings
@@ -78,24 +76,21 @@ def train_plaintext(
     """
     optimiser = optimisers.make(module.parameters(), task)
     criterion = optimisers.loss_function(task, _class_weights(module, images, labels, task))
-    losses, part = [], part or range(task.epochs)
-    schedule = batch_schedule(len(images), task.batch_size, len(part), seed)
+
+    def backward(rows: torch.Tensor) -> float:
+        optimiser.zero_grad()
+        value = criterion(module(images[rows]), labels[rows])
+        value.backward()
+        return value.item()
+
+    def end(epoch: int, loss: float) -> None:
+        module.eval()
+        if on_epoch is not None:
+            on_epoch(epoch, loss)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for epoch, batches in enumerate(schedule, start=1):
-            module.train()
-            total = 0.0
-            for step, rows in enumerate(batches, part[epoch - 1] * len(batches)):
-                optimiser.zero_grad()
-                value = criterion(module(images[rows]), labels[rows])
-                value.backward()
-                optimisers.descend(optimiser, task, learning_rate(task, step, len(batches)))
-                total += value.item() * len(rows)
-            losses.append(total / len(images))
-            module.eval()
-            if on_epoch is not None:
-                on_epoch(epoch, losses[-1])
-    return losses
+        return optimisers.descend_epochs(optimiser, task, len(images), seed, backward, module.train, end, part)
 
 
 def _class_weights(

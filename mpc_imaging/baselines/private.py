@@ -16,9 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from mpc_imaging.baselines import optimisers
 from mpc_imaging.baselines.optimisers import LossFunction
-from mpc_imaging.baselines.rates import learning_rate
 from mpc_imaging.data.clipping import clip_inputs
-from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.settings import TaskSettings
 
 
@@ -97,13 +95,9 @@ def train_private(
     optimiser = optimisers.make(module.parameters(), task)
     weights = torch.tensor(task.class_weights) if task.class_weights else None
     criterion = optimisers.loss_function(task, weights)
-    losses = []
-    for epoch, batches in enumerate(batch_schedule(len(images), task.batch_size, task.epochs, seed), start=1):
-        total = 0.0
-        for step, rows in enumerate(batches, (epoch - 1) * len(batches)):
-            total += private.backward(module, images[rows], labels[rows], criterion).item() * len(rows)
-            optimisers.descend(optimiser, task, learning_rate(task, step, len(batches)))
-        losses.append(total / len(images))
-        if on_epoch is not None:
-            on_epoch(epoch, losses[-1])
-    return losses
+
+    def backward(rows: torch.Tensor) -> float:
+        return private.backward(module, images[rows], labels[rows], criterion).item()
+
+    end = {} if on_epoch is None else {"end": on_epoch}
+    return optimisers.descend_epochs(optimiser, task, len(images), seed, backward, **end)

@@ -196,9 +196,9 @@ def _parted(flat: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
     return [part.reshape(shape.shape).clone() for part, shape in zip(parts, like, strict=True)]
 
 
-def _times(x: torch.Tensor, factor: float, fewer: int = 0) -> torch.Tensor:
-    """x times a public factor, with ``fewer`` bits of fraction less; one round."""
-    return truncate(gates.context(), x * _factor(factor), FACTOR_BITS + fewer)
+def _times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """x times a public factor; one round."""
+    return truncate(gates.context(), x * _factor(factor), FACTOR_BITS)
 
 
 def _factor(value: float) -> int:

@@ -298,21 +298,21 @@ class Job:
     def _write(self, split: str, value: str, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
         me = self.session.me
         spans, rows = self.catalogue.spans(split), self._rows(value, split)[me]
-        ids, labels = [], []
+        ids, labels, own = [], [], None
         unknown = [UNKNOWN_LABEL] * self.classes if self.settings.data.multi_label else UNKNOWN_LABEL
         for owner, span in spans.items():
             part = slice(max(span.start, rows.start) - span.start, max(0, min(span.stop, rows.stop) - span.start))
             mine = self.own[split] if owner == me else None
             names = mine.ids if mine is not None else self.ids.get(owner, [])
+            if mine is not None:
+                own = (part, slice(len(ids), len(ids) + len(names[part])))
             ids += names[part]
             labels += mine.labels[part].tolist() if mine is not None else [unknown] * len(names[part])
         scores = None if logits is None else logits.numpy()
         write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
-        if self.settings.data.dicom_results and me in spans:
-            first, last = max(spans[me].start, rows.start), min(spans[me].stop, rows.stop)
-            part = slice(first - rows.start, max(first, last) - rows.start)
-            own = slice(first - spans[me].start, max(first, last) - spans[me].start)
-            write_own(self, self.own[split], own, None if logits is None else logits[part], predicted[part])
+        if self.settings.data.dicom_results and own is not None:
+            part, shown = own
+            write_own(self, self.own[split], part, None if logits is None else logits[shown], predicted[shown])
 
     def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> None:
         """Write result.json, the last of this party's files; ``cost`` and ``layers`` are those of the `Meter`."""
