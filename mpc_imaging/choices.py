@@ -157,6 +157,7 @@ REVEALABLE = (
     "update",
     "range_ok",
     "range_layer",
+    "duplicates",
 )
 IMAGE_OWNER = "image_owner"
 SPLITS = ("train", "val", "test")

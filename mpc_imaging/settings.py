@@ -159,6 +159,10 @@ class Settings:
         protocol = self.protocol
         return protocol.name is ProtocolName.fss and protocol.comparison_bits is not None and protocol.range_check
 
+    def finds_duplicates(self) -> bool:
+        """Whether each owner finds out which of its images another owner has too."""
+        return bool(self.recipients("duplicates")) and len(self.data_owners()) > 1
+
     def stops_early(self) -> bool:
         """Whether training may end before its last epoch, which all parties then learn."""
         stop = self.task.early_stopping

@@ -25,7 +25,7 @@ from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import Settings
 
 # What may be opened while training or after it, and is not made from noisy gradients alone.
-EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer")
+EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer", "duplicates")
 
 
 def optimiser(settings: Settings, party: str | None) -> Iterator[Problem]:

@@ -225,7 +225,9 @@ def _policy(settings: Settings, party: str | None) -> Iterator[Problem]:
         for to in recipients:
             if to == Role.dealer.name or to in dealers:
                 yield Problem(key, f"a dealer may learn nothing; remove {to}")
-            elif to == IMAGE_OWNER and value not in ("logits", "predictions"):
+            elif value == "duplicates" and to != IMAGE_OWNER:
+                yield Problem(key, f"an owner learns of its own images only; write {IMAGE_OWNER} in place of {to}")
+            elif to == IMAGE_OWNER and value not in ("logits", "predictions", "duplicates"):
                 yield Problem(key, f"{value} belongs to no single image; write receiver or a party in place of {to}")
             elif value == "weights" and to != Role.model_owner.name and to not in parties:
                 yield Problem(key, f"weights may go to model_owner or to a party named here, not to {to}")

@@ -42,6 +42,7 @@ _REVEALED = {
     "update": "Sum of all owners' clipped updates, after each round",
     "range_ok": "Whether all values were in range, after each step",
     "range_layer": "Which layers had values out of range, if any",
+    "duplicates": "Which images another owner has too, and in which of its splits",
 }
 _PROTOCOLS = {
     "fss": "Function secret sharing, trusted dealer",
@@ -145,7 +146,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
 def reveals(settings: Settings) -> list[dict[str, str]]:
     """What the policy opens and to whom, then what it keeps shut: rows of ``what`` and ``to``, as the task needs."""
     rows = []
-    checks = [name for name in ("range_ok", "range_layer") if settings.recipients(name)]
+    checks = [name for name in ("range_ok", "range_layer", "duplicates") if settings.recipients(name)]
     for name in (*settings.produced(), *checks):
         to = [_recipient(recipient, settings.topology) for recipient in settings.policy.reveal.get(name, [])]
         rows.append({"what": _REVEALED[name], "to": "; ".join(to) or "nobody"})

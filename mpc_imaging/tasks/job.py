@@ -62,7 +62,7 @@ class Job:
     may be left out. It is called outside of every segment, and only where `Settings.stops_early`. ``start``: where the
     task begins. ``checkpoints``: of a compute party that trains; None in a rehearsal, which leaves no files.
     ``budget``: of private training. ``best_epoch``: the one that early stopping chose, where it is opened.
-    ``quality``: what `data.quality` found in this party's images.
+    ``quality``: what `data.quality` found in this party's images, and `tasks.duplicates` at other owners.
     """
 
     session: Session
