@@ -158,9 +158,7 @@ def _exchange(pair: Pair, step: str, outgoing: Iterator[bytes], due: int) -> lis
         elements = [bytes(part[at : at + ELEMENT_BYTES]) for at in range(0, size, ELEMENT_BYTES)]
         for number, element in enumerate(elements, len(received)):
             if _point(element) is None:
-                raise IntersectionError(
-                    f"{pair.peer} sent {pair.me} no point of P-256 as number {number} of its {step}"
-                )
+                raise IntersectionError(f"{pair.peer} sent {pair.me} no point of P-256 as number {number} of {step}")
         received += elements
     if len(set(received)) < len(received):
         raise IntersectionError(f"{pair.peer} sent {pair.me} the same point twice among its {step}")

@@ -46,7 +46,7 @@ def check(session: Session, own: Mapping[str, Split]) -> list[dict[str, Any]]:
     for split, images in own.items():
         if bool(len(images)) != bool(images.contents):
             raise DataError(
-                [f"images of {split} have nothing to compare them by; take duplicates out of policy.reveal"]
+                [f"images of {split} cannot be compared with others'; take duplicates out of policy.reveal"]
             )
     found: list[Finding] = []
     for peer in settings.data_owners():
