@@ -153,7 +153,8 @@ class DataSettings:
 
     dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
-    quality: what an owner does about images that repeat, leak across splits, are blank or tell their site.
+    quality: what an owner does about images that repeat, leak across splits, are blank or tell their site, or that
+    another owner has too, if the policy lets it find out (``duplicates``).
     require_consent: only images whose manifest has consent for ``purpose``, the run's, which all parties agree on.
     """
 

@@ -45,9 +45,8 @@ def check(session: Session, own: Mapping[str, Split]) -> list[dict[str, Any]]:
         return []
     for split, images in own.items():
         if bool(len(images)) != bool(images.contents):
-            raise DataError(
-                [f"images of {split} cannot be compared with others'; take duplicates out of policy.reveal"]
-            )
+            what = "cannot be compared with others'; take duplicates out of policy.reveal"
+            raise DataError([f"images of {split} {what}"])
     found: list[Finding] = []
     for peer in settings.data_owners():
         if peer != me:
