@@ -15,7 +15,7 @@ class Row:
     ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
     split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient`` and
     ``site`` never leave the party's process. ``moved_from``: the split that it is read from, where data.folds put it
-    into another.
+    into another. ``mask``: the file of its mask, with data.masks; ``label`` is then 0.
     """
 
     number: int
@@ -25,6 +25,7 @@ class Row:
     site: str = ""
     file: str = ""
     moved_from: str = ""
+    mask: str = ""
 
     @property
     def origin(self) -> str:
