@@ -171,9 +171,7 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
         settings.recipients(value) for value in ("metrics", "auc")
     )
     return {
-        split: inputs.share_images(
-            session, catalogue, split, None if own is None else own[split], with_labels, len(settings.data.class_names)
-        )
+        split: inputs.share_images(session, catalogue, split, None if own is None else own[split], with_labels)
         for split in splits
     }
 
