@@ -19,7 +19,7 @@ from mpc_imaging.settings import AugmentSettings
 def augmented(
     images: torch.Tensor, ids: Sequence[str], augment: AugmentSettings, seed: int, owner: str
 ) -> tuple[torch.Tensor, list[str]]:
-    """Images (N, C, H, W) in [0, 1] and their pseudonyms, then ``augment.copies - 1`` changed copies of all of them.
+    """Images (N, ..., C, H, W) in [0, 1] and their pseudonyms, then ``augment.copies - 1`` changed copies of all.
 
     Row ``n + k * N`` is copy k of row n: its pseudonym has ``-a<k>`` at its end, its label stays.
     """
@@ -33,7 +33,7 @@ def augmented(
 
 
 def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random) -> torch.Tensor:
-    """One image (C, H, W), changed as drawn; what comes in from outside of it is black."""
+    """One image (C, H, W), or all slices (S, C, H, W) alike, changed as drawn; from outside comes black."""
     if augment.flip and draw.random() < 0.5:
         image = image.flip(-1)
     if augment.brightness:
@@ -44,7 +44,7 @@ def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random)
         angle = draw.uniform(-augment.rotate, augment.rotate)
         image = functional.rotate(image, angle, InterpolationMode.BILINEAR)
     if augment.shift:
-        most = min(augment.shift, *(side - 1 for side in image.shape[1:]))
+        most = min(augment.shift, *(side - 1 for side in image.shape[-2:]))
         right, down = (draw.randint(-most, most) for _ in range(2))
         image = F.pad(image, (right, -right, down, -down))
     return image
