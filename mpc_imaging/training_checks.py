@@ -25,6 +25,7 @@ from mpc_imaging.choices import (
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import Settings
 
+ZOO = "mpc_imaging.models.zoo."
 MULTIPLE_INSTANCE = "mpc_imaging.models.multiple_instance.MultipleInstance"
 # What may be opened while training or after it, and is not made from noisy gradients alone.
 EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer")
@@ -192,14 +193,16 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
 def volumes(settings: Settings, party: str | None) -> Iterator[Problem]:
     """Of volumes of slices."""
     data, model = settings.data, settings.model
-    made_for = model.kwargs.get("slices", data.slices)
-    if made_for != data.slices:
-        what = f"the model takes {made_for} slices, data.slices is {data.slices}"
-        yield Problem("model.kwargs.slices", f"{what}; write ${{data.slices}}, or another model")
+    if model._target_ == MULTIPLE_INSTANCE and data.slices is None:
+        yield Problem("data.slices", "this model takes volumes; write how many slices, like 16, or model=small_cnn")
     if data.slices is None:
-        if model._target_ == MULTIPLE_INSTANCE:
-            yield Problem("data.slices", "this model takes volumes; write how many slices, like 16, or model=small_cnn")
         return
+    made_for = model.kwargs.get("slices")
+    if model._target_ == MULTIPLE_INSTANCE and made_for != data.slices:
+        what = f"the model takes {made_for} slices, data.slices is {data.slices}"
+        yield Problem("model.kwargs.slices", f"{what}; write ${{data.slices}}")
+    if model._target_.startswith(ZOO):
+        yield Problem("model._target_", "it takes images, not volumes; write model=slices, or data.slices=null")
     if model.backbone._target_ is not None:
         yield Problem("model.backbone", "a backbone takes images; write model=slices, or data.slices=null")
     if data.frames is not Frames.first:

@@ -73,13 +73,13 @@ def read_manifest(
             rejected.append(f"row {number}, {cells['file']}: it has no label")
         elif path in first_row:
             rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
-        elif path.parent in first_row or path in first_below:
-            other = first_row.get(path.parent) or first_below[path]
+        elif other := first_row.get(path.parent) or first_below.get(path):
             rejected.append(f"row {number}, {cells['file']}: row {other} has files of it, or its folder")
         elif not wrong and label is not None:
             rows.append(Row(number, cells["split"], label, cells["patient"], cells.get("site", ""), cells["file"]))
-        first_row.setdefault(path, number)
-        first_below.setdefault(path.parent, number)
+        if path not in withheld:
+            first_row.setdefault(path, number)
+            first_below.setdefault(path.parent, number)
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
     if found:
