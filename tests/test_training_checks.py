@@ -37,7 +37,10 @@ RUNS = [
 ]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    (SLICES | {"data.slices": 1, "model.kwargs.slices": 1}, "data.slices: 1 is out of range; write a whole number from 2 to 1024, or null"),
+    (
+        SLICES | {"data.slices": 1, "model.kwargs.slices": 1},
+        "data.slices: 1 is out of range; write a whole number from 2 to 1024, or null",
+    ),
     (
         SLICES | {"data.slices": 4},
         "model.kwargs.slices: the model takes 8 slices, data.slices is 4; write ${data.slices}",

@@ -59,12 +59,12 @@ def hounsfield(count: int, nodule: bool, random: Generator) -> np.ndarray:
     image = _AIR + (_SOFT - _AIR) * body
     image += (_LUNG - image) * both * (1 - heart)
     image += (_BONE - image) * _inside(x, y, 0 * z, (0, 0.42, 0), (0.11, 0.11, 9))
-    for _ in range(6):  # vessels: thin, slanting across slices
+    for _ in range(5):  # vessels: thin, slanting across slices
         centre = centres[random.integers(2)]
         towards = random.uniform(-0.2, 0.2, 2)
         at = (centre[0] + random.uniform(-0.2, 0.2), centre[1] + random.uniform(-0.3, 0.3), random.uniform(-0.8, 0.8))
         tube = _inside(x - towards[0] * (z - at[2]), y - towards[1] * (z - at[2]), z, at, (0.04, 0.04, 0.5))
-        image += random.uniform(300, 600) * tube * both
+        image += random.uniform(200, 450) * tube * both
     if nodule:
         centre = centres[random.integers(2)]
         at = (
@@ -72,7 +72,7 @@ def hounsfield(count: int, nodule: bool, random: Generator) -> np.ndarray:
             centre[1] + random.uniform(-0.22, 0.22),
             random.uniform(-0.6, 0.6),
         )
-        size = random.uniform(0.15, 0.22)
+        size = random.uniform(0.18, 0.26)
         image += random.uniform(700, 900) * _inside(x, y, z, at, (size, size, random.uniform(0.2, 0.35))) * both
     return image + _NOISE * random.standard_normal(image.shape)
 
@@ -91,7 +91,7 @@ def _header(patient: str, seed: int, random: Generator) -> Dataset:
         setattr(ds, keyword, generate_uid(entropy_srcs=[f"{seed}", patient, "volume", keyword]))
     describe_patient(ds, patient, random)
     ds.SeriesNumber, ds.AcquisitionNumber, ds.PositionReferenceIndicator, ds.PatientPosition = 1, 1, "", "HFS"
-    ds.Modality, ds.Manufacturer, ds.KVP = "CT", "Phantom Works", 120
+    ds.Modality, ds.Manufacturer, ds.KVP, ds.BodyPartExamined = "CT", "Phantom Works", 120, "CHEST"
     ds.ImageType, ds.BurnedInAnnotation = ["ORIGINAL", "PRIMARY", "AXIAL"], "NO"
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
     ds.WindowCenter, ds.WindowWidth = _LUNG_WINDOW
