@@ -21,6 +21,9 @@ def cine(settings: Settings, party: str | None) -> Iterator[Problem]:
     if data.quality is Quality.refuse:
         what = "frames are never together to be compared; write report, which leaves it out here"
         yield Problem("data.quality", what)
+    if settings.finds_duplicates():
+        what = "owners compare whole data sets, and a stream reads frame by frame; write duplicates: []"
+        yield Problem("policy.reveal.duplicates", what)
     if settings.model.backbone._target_ is not None:
         yield Problem("model.backbone._target_", "a stream shares frames, not features; write null, or task=infer")
     if 1 <= stream.queue < stream.frames_per_step:

@@ -22,6 +22,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"model.backbone._target_": "torchvision.models.resnet18", "model.backbone.features": 512},
         "model.backbone._target_: a stream shares frames, not features; write null, or task=infer",
     ),
+    ({"policy.reveal.duplicates": ["image_owner"]}, "policy.reveal.duplicates: owners compare whole data sets"),
     ({"task.stream.queue": 0}, "task.stream.queue: 0 is out of range; write a whole number from 1"),
     ({"task.stream.fps": 0.0}, "task.stream.fps: 0.0 is out of range; write a number above 0"),
     ({"task.stream.frames_per_step": 0}, "task.stream.frames_per_step: 0 is out of range; write a whole number from 1"),
