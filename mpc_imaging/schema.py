@@ -154,6 +154,7 @@ class DataSettings:
     dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
     quality: what an owner does about images that repeat, leak across splits, are blank or tell their site.
+    pseudonym_key_file: an owner's key, with which its images have the same pseudonyms in every run; null: new ones.
     require_consent: only images whose manifest has consent for ``purpose``, the run's, which all parties agree on.
     """
 
@@ -168,6 +169,7 @@ class DataSettings:
     frames: Frames = Frames.first
     invalid: Invalid = Invalid.refuse
     dicom_results: bool = False
+    pseudonym_key_file: str | None = None
     quality: Quality = Quality.report
     require_consent: bool = False
     purpose: str | None = None

@@ -15,10 +15,11 @@ import torch
 from mpc_imaging.data import folds, medmnist, phantoms, quality
 from mpc_imaging.data.augment import augmented
 from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
+from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
-from mpc_imaging.data.rows import Row, subset
+from mpc_imaging.data.rows import Refused, Row, subset
 from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Frames, Invalid, PartitionKind, Settings
@@ -31,10 +32,10 @@ class Split:
     """One party's images of one split, in a fixed order.
 
     ``images`` is float32 (N, C, H, W), normalised, or (N, F), features of images; ``labels`` int64 (N,), or with
-    data.multi_label (N, K) of 0 and 1. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<row of
-    manifest.csv>`` or ``<split>-<row of the .npz>``, with the split that the data set has the image in, and ``-a<k>``
-    at the end of the k-th copy of a train image. ``sources``: the file of each image and its frame, from 0; empty for
-    images that have none.
+    data.multi_label (N, K) of 0 and 1. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<keyed
+    hash>`` or ``<split>-<row of the .npz>``, with the split that the data set has the image in, ``-<frame>`` behind
+    it where all are used, and ``-a<k>`` at the end of the k-th copy of a train image. ``sources``: the file of each
+    image and its frame, from 0; empty for images that have none.
     """
 
     images: torch.Tensor
@@ -55,15 +56,16 @@ class Split:
 class _Source:
     """Rows in reach of one party, and how to read them. ``shared``: one data set for all owners, to be divided.
 
-    ``withheld``: so many images are not among the rows, for want of consent.
+    ``names``: pseudonyms of DICOM files. ``withheld``: so many images are not among the rows, for want of consent.
     """
 
     data: DataSettings
     party: str
     path: Path
     rows: list[Row]
-    rejected: list[str]
+    rejected: list[Refused]
     shared: bool
+    names: ImageNames | None = None
     withheld: int = 0
 
 
@@ -82,14 +84,15 @@ def load_party(
 ) -> dict[str, Split]:
     """Read the images that ``party`` owns, and no others; of train images also the copies that data.augment asks for.
 
-    ``folder`` is the party's run folder, where phantoms are written. Files that cannot be used are named in the log
-    ``mpc_imaging.data`` and left out with data.invalid=skip. ``record(event, **details)`` notes how many images were
-    left out without consent, which is known before any is read, and what `quality.findings` has.
+    ``folder`` is the party's run folder, where phantoms are written, and the table of pseudonyms and files. Files that
+    cannot be used are listed in the log ``mpc_imaging.data``, by pseudonym, and left out with data.invalid=skip.
+    ``record(event, **details)`` notes how many images were left out without consent, which is known before any is read,
+    and what `quality.findings` has.
 
     Raises:
         DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, or an owner
             would hold no image at all, or too few patients for data.folds; or as `quality.check`.
-        ConfigError: data.partition.kind=private, but the images are phantoms.
+        ConfigError: data.partition.kind=private, but the images are phantoms; or as `ImageNames`.
     """
     data = settings.data
     owners = settings.data_owners()
@@ -97,10 +100,10 @@ def load_party(
         raise DataError([f"{party} owns no data: the data owners are {', '.join(owners)}"])
     if data.kind is DataKind.phantoms:
         rows = _own_share(phantoms.rows(data.phantoms), data, owners, party, splits)
-        source = _phantom_source(data, party, folder / "dicom", rows)
+        source = _phantom_source(data, party, folder, "dicom", rows)
         own = source.rows
     else:
-        source = _source(data, party, owners)
+        source = _source(data, party, owners, folder)
         if data.require_consent and record is not None:
             record("consent", purpose=data.purpose, left_out=source.withheld)
         own = _own_rows(source, owners, splits)
@@ -130,19 +133,19 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
     data = settings.data
     if data.kind is DataKind.phantoms:
         rows = _limited(phantoms.rows(data.phantoms), data, split)
-        source = _phantom_source(data, party, folder / f"dicom_{split}", rows)
+        source = _phantom_source(data, party, folder, f"dicom_{split}", rows)
         own = source.rows
     else:
-        source = _source(data, party, [party])
+        source = _source(data, party, [party], folder)
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
         own = _limited(rows, data, split)
     loaded = _split(data, _read(source, own, [split])[split])
     if not loaded:
-        raise DataError([f"{source.path}: there is no usable image of {split}: add some, or train on other weights"])
+        raise DataError([f"{party} has no usable image of {split}: add some, or train on other weights"])
     return loaded
 
 
-def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
+def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path) -> _Source:
     """Read the manifest or the labels in reach of ``party``."""
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
@@ -154,7 +157,8 @@ def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
     )
     if data.require_consent:
         logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
-    return _Source(data, party, path, rows, rejected, not private, withheld)
+    names = ImageNames(party, folder, data.pseudonym_key_file)
+    return _Source(data, party, path, rows, rejected, not private, names, withheld)
 
 
 def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
@@ -177,11 +181,12 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
     return Path(path).expanduser()
 
 
-def _phantom_source(data: DataSettings, party: str, folder: Path, rows: Sequence[Row]) -> _Source:
+def _phantom_source(data: DataSettings, party: str, folder: Path, name: str, rows: Sequence[Row]) -> _Source:
     """Write the phantoms of ``rows``, then take them from their manifest as any folder of DICOM files."""
-    phantoms.write(folder, rows, data.phantoms.seed, data.class_names)
-    own, rejected, _ = read_manifest(folder, data.class_names, data.multi_label)
-    return _Source(data, party, folder, own, rejected, shared=False)
+    phantoms.write(folder / name, rows, data.phantoms.seed, data.class_names)
+    own, rejected, _ = read_manifest(folder / name, data.class_names, data.multi_label)
+    names = ImageNames(party, folder, data.pseudonym_key_file)
+    return _Source(data, party, folder / name, own, rejected, shared=False, names=names)
 
 
 def _limited(rows: Sequence[Row], data: DataSettings, split: str) -> list[Row]:
@@ -284,21 +289,22 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
             try:
                 frames = read_dicom(source.path / row.file, data.frames, data.channels, _window(data))
             except ImageError as error:
-                rejected.append(f"row {row.number}, {row.file}: {error}")
+                rejected.append(Refused(row.number, row.file, str(error)))
                 continue
             first = seen.setdefault(_digest(*frames), row.number)
             if first != row.number:
-                rejected.append(f"row {row.number}, {row.file}: the same image as row {first}")
+                rejected.append(Refused(row.number, row.file, f"the same image as row {first}"))
                 continue
             images += [resize(torch.from_numpy(frame)[None], data.image_size) for frame in frames]
             used += [row] * len(frames)
-            name = f"{source.party}-{row.origin}-{row.number:05d}"
+            name = source.names.of(row)
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
             path = source.path / row.file
             first_frame = _middle(path) if data.frames is Frames.middle else 0
             sources += [(path, first_frame + k) for k in range(len(frames))]
         loaded[split] = _Pixels(images, used, ids, sources)
-    _report(rejected, data.invalid)
+    source.names.write([row for part in loaded.values() for row in part.rows], rejected)
+    _report([source.names.refusal(each) for each in rejected], data.invalid)
     return loaded
 
 
@@ -324,7 +330,7 @@ def _augmented(source: _Source, part: _Pixels, seed: int) -> _Pixels:
     augment = source.data.augment
     if augment.copies == 1 or not part.ids:
         return part
-    images, ids = augmented(torch.cat(part.images), part.ids, augment, seed, source.party)
+    images, ids = augmented(torch.cat(part.images), part.ids, part.rows, augment, seed, source.party)
     return _Pixels([images], part.rows * augment.copies, ids)
 
 

@@ -5,7 +5,7 @@ any number of them, separated by semicolons), ``patient`` (any pseudonym), ``spl
 optionally ``site``, ``consent`` (yes or no, true or false, 1 or 0) and ``purpose`` (what the consent is for: names
 separated by semicolons, or any); other columns are subgroups, left alone here.
 
-Messages name rows as a spreadsheet counts them (the header is row 1) and files, but quote no other cell: they travel.
+Messages name rows as a spreadsheet counts them (the header is row 1) and quote no cell: names of files name patients.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mpc_imaging.data.rows import Row
+from mpc_imaging.data.rows import Refused, Row
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS
 
@@ -29,10 +29,10 @@ _ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "
 
 
 class Manifest(NamedTuple):
-    """The usable rows; one line for each row that names no label or repeats a file; how many lack consent."""
+    """The usable rows; those that name no label or repeat a file; how many lack consent."""
 
     rows: list[Row]
-    rejected: list[str]
+    rejected: list[Refused]
     withheld: int
 
 
@@ -51,7 +51,7 @@ def read_manifest(
     """
     lines = _read_lines(folder, (*REQUIRED, *CONSENT) if purpose is not None else REQUIRED)
     problems: dict[str, list[int]] = defaultdict(list)
-    rejected: list[str] = []
+    rejected: list[Refused] = []
     rows: list[Row] = []
     first_row: dict[Path, int] = {}
     withheld: set[Path] = set()
@@ -68,19 +68,18 @@ def read_manifest(
         if path in withheld:
             pass
         elif not cells["label"] and not multi_label:
-            rejected.append(f"row {number}, {cells['file']}: it has no label")
+            rejected.append(Refused(number, cells["file"], "it has no label"))
         elif path in first_row:
-            rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
+            rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
         elif not wrong and label is not None:
             rows.append(Row(number, cells["split"], label, cells["patient"], cells.get("site", ""), cells["file"]))
         first_row.setdefault(path, number)
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
     if found:
-        missing = [
-            f"row {row.number}, {row.file}: there is no such file" for row in rows if not (root / row.file).is_file()
-        ]
-        raise DataError([f"{folder / NAME}: {problem}" for problem in found] + missing + rejected)
+        found += [f"row {row.number}: there is no such file" for row in rows if not (root / row.file).is_file()]
+        found += [f"row {row.number}: {row.reason}" for row in rejected]
+        raise DataError([f"{NAME}, {problem}" for problem in found])
     return Manifest([row for row in rows if (root / row.file).resolve() not in withheld], rejected, len(withheld))
 
 
@@ -99,14 +98,14 @@ def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[s
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             [
-                f"{path}: cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
+                f"{NAME} cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
                 f"{', '.join(required)}"
             ]
         ) from None
     columns = [name.lower() for name in table[0]] if table else []
-    problems = [f"{path}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
+    problems = [f"{NAME}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
     problems += [
-        f"{path}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
+        f"{NAME}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
     ]
     if problems:
         raise DataError(problems)
