@@ -177,6 +177,7 @@ def test_training_with_checkpoints_and_validation(consortium):
         consortium.hospital(name, train=6, val=2, test=2)
     overrides = (
         "task=train", "task.epochs=2", "data.invalid=skip", "checkpoint.every=1", "data.augment.copies=2",
+        "data.augment.shift=1",
         "task.early_stopping.metric=loss",
         "policy.reveal={logits: [image_owner], metrics: [receiver], loss: [compute]}",
     )  # fmt: skip
