@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from mpc_imaging.baselines.federated import joint_reference, run_federated
 from mpc_imaging.baselines.plaintext import PlaintextResult, run_plaintext
 from mpc_imaging.data import load_party
 from mpc_imaging.engine.encoding import decode
-from mpc_imaging.errors import ConfigError, MPCImagingError
+from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.models.build import build
 from mpc_imaging.models.weights import load_weights, set_weights
 from mpc_imaging.report.joint import write_joint_report
@@ -86,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     except MPCImagingError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # goes into a file of the run and to the terminal: where it arose, but no message
+        print("".join(traceback.format_tb(error.__traceback__)), unforeseen(error), sep="\n", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
@@ -173,12 +173,25 @@ def _plant_nested(ds: Dataset, aviary: Aviary) -> None:
     ds.RequestAttributesSequence = Sequence([request])
 
 
+def _against_the_standard(path: Path, aviary: Aviary) -> None:
+    """Values that their VRs do not allow, which libraries like to quote; the pixels are fine."""
+    ds = dcmread(path)
+    with config.disable_value_validation():
+        for keyword in ("StudyDate", "StudyTime", "PatientBirthDate", "AccessionNumber", "StudyID", "PatientSex"):
+            wrong = aviary.words(f"{keyword}, a wrong value", 3)
+            ds[keyword] = DataElement(keyword, dictionary_VR(keyword), wrong)
+        ds.StudyInstanceUID = f"{aviary.uid('StudyInstanceUID, a wrong value')}.{aviary.words('behind a UID', 1)}"
+        ds.PatientName = "^".join(aviary.words("PatientName, too long", 3) for _ in range(4))
+        ds.save_as(path)
+
+
 def _broken(
     folder: Path, aviary: Aviary, common: Dataset, good: list[dict[str, str]], index: int
 ) -> list[dict[str, str]]:
-    """A file for each reason of being left out, and one that the quality check finds."""
-    rows = [_image(folder, aviary, common, index + k, "test", CLASSES[k % 2]) for k in range(6)]
-    cut, text, unlabelled, missing, lying, blank = rows
+    """A file for each reason of being left out, one that the quality check finds, and one that is hard to report on."""
+    rows = [_image(folder, aviary, common, index + k, "test", CLASSES[k % 2]) for k in range(7)]
+    cut, text, unlabelled, missing, lying, blank, unruly = rows
+    _against_the_standard(folder / unruly["file"], aviary)
     ds = dcmread(folder / blank["file"])
     ds.PixelData = bytes(len(ds.PixelData))
     ds.save_as(folder / blank["file"])

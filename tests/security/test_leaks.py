@@ -25,6 +25,7 @@ from mpc_imaging import deidentify, manifest
 from mpc_imaging.data import load_party
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.settings import DataKind, DataSettings, PartitionKind, PartitionSettings
+from mpc_imaging.tasks import joint
 from tests.data.builders import settings_for
 from tests.security.canaries import CLASSES, Aviary, export
 from tests.security.searcher import Searcher, patterns
@@ -123,8 +124,8 @@ def test_inference_with_dicom_results_and_broken_files(consortium):
     for name, export_folder in consortium.exports.items():
         folder = run.folder / "parties" / name
         ids, table = predicted(folder), images_of(folder)
-        assert len(ids) == 5, "four images, and the blank one"
-        assert {path.stem for path in folder.glob("results/*.dcm")} == set(ids)
+        assert len(ids) == 6, "four images, the blank one, and the one whose header is against the standard"
+        assert {path.stem for path in folder.glob("results/*.dcm")} == set(ids[:5])
         patients = {str(dcmread(path).PatientName) for path in folder.glob("results/*.dcm")}
         assert len(patients) == 5 and patients <= {canary.text for canary in consortium.aviaries[name].all}
         used = {line["pseudonym"] for line in table if not line["refused"]}
@@ -187,7 +188,7 @@ def test_training_with_checkpoints_and_validation(consortium):
     resumed = consortium.run(*overrides, "resume=true", f"checkpoint.path={run.folder}")
     assert resumed.code == 0, resumed.output
     assert consortium.leaks() == []
-    assert all(len(predicted(each.folder / "parties" / name)) == 3 for each in (run, resumed) for name in HOSPITALS)
+    assert all(len(predicted(each.folder / "parties" / name)) == 4 for each in (run, resumed) for name in HOSPITALS)
 
 
 @pytest.mark.slow
@@ -199,7 +200,7 @@ def test_a_receiver_that_owns_nothing(consortium):
     assert run.code == 0, run.output
     assert consortium.leaks() == []
     ids = predicted(run.folder / "parties" / "vendor")
-    assert len(ids) == 4 * 3 and {image_id.split("-")[0] for image_id in ids} == set(owners)
+    assert len(ids) == 4 * 4 and {image_id.split("-")[0] for image_id in ids} == set(owners)
     tables = {name: {line["pseudonym"] for line in images_of(run.folder / "parties" / name)} for name in owners}
     assert all(image_id.split("-")[2] in tables[image_id.split("-")[0]] for image_id in ids)
     assert not (run.folder / "parties" / "vendor" / "results").exists()
@@ -240,6 +241,19 @@ def test_commands_over_headers_name_nobody(consortium, capsys):
         assert searcher.names(str(path.relative_to(out)).encode() + path.read_bytes()) <= unlisted
     rows = list(csv.DictReader(draft.read_text(encoding="utf-8").splitlines()))
     assert len(rows) >= 5 and searcher.find(" ".join(row["patient"] for row in rows).encode()) == []
+
+
+def test_a_fault_of_the_report_quotes_nothing(consortium, monkeypatch, capsys):
+    """What nobody foresaw may quote anything, and the report's errors go into the run folder and to the terminal."""
+    name = Aviary(random.Random(1)).words("a header")
+
+    def fail(*_):
+        int(name)
+
+    monkeypatch.setattr(joint.config, "load", fail)
+    assert joint.main([str(consortium.folder)]) == 1
+    printed = capsys.readouterr().err
+    assert name not in printed and printed.splitlines()[-1].startswith("unexpected ValueError at test_leaks.py:")
 
 
 def _settings(folder: Path):
