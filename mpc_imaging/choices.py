@@ -40,6 +40,7 @@ class DataKind(Enum):
     phantoms = "phantoms"
     dicom = "dicom"
     medmnist = "medmnist"
+    arrays = "arrays"
 
 
 class PartitionKind(Enum):
@@ -88,6 +89,7 @@ class Loss(Enum):
     cross_entropy = "cross_entropy"
     binary_cross_entropy = "binary_cross_entropy"
     mse = "mse"
+    dice_bce = "dice_bce"
 
 
 class Method(Enum):
@@ -157,6 +159,7 @@ REVEALABLE = (
     "update",
     "range_ok",
     "range_layer",
+    "duplicates",
 )
 IMAGE_OWNER = "image_owner"
 SPLITS = ("train", "val", "test")

@@ -46,6 +46,12 @@ class DataError(ProblemsError):
     what = "data problems"
 
 
+class DuplicateError(DataError):
+    """Images that another owner has too, where ``data.quality`` refuses a run with such images."""
+
+    what = "cross-owner duplicates"
+
+
 class ModelError(ProblemsError):
     """Layers that cannot run on shares, each with the reason and a substitute."""
 

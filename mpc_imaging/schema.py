@@ -148,12 +148,25 @@ class PhantomSettings:
 
 
 @dataclass
+class ArraySettings:
+    """How the images of an .npz file without splits are divided: shares of each split, drawn by a public seed."""
+
+    train: float = 0.7
+    val: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+
+
+@dataclass
 class DataSettings:
     """Images and labels. Pixels become (value in [0, 1] - mean) / std, with one entry per channel or one for all.
 
     dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
-    quality: what an owner does about images that repeat, leak across splits, are blank or tell their site.
+    masks: labels are masks, one for each image: what the model marks, pixel by pixel.
+    mask_segment: the number of the segment that is used of a DICOM segmentation.
+    quality: what an owner does about images that repeat, leak across splits, are blank or tell their site, or that
+    another owner has too, if the policy lets it find out (``duplicates``).
     pseudonym_key_file: an owner's key, with which its images have the same pseudonyms in every run; null: new ones.
     require_consent: only images whose manifest has consent for ``purpose``, the run's, which all parties agree on.
     """
@@ -177,11 +190,14 @@ class DataSettings:
     class_names: list[str] = field(default_factory=lambda: ["negative", "positive"])
     positive_class: int | None = None
     multi_label: bool = False
+    masks: bool = False
+    mask_segment: int = 1
     partition: PartitionSettings = field(default_factory=PartitionSettings)
     limit: LimitSettings = field(default_factory=LimitSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     folds: FoldSettings = field(default_factory=FoldSettings)
     phantoms: PhantomSettings = field(default_factory=PhantomSettings)
+    arrays: ArraySettings = field(default_factory=ArraySettings)
 
 
 @dataclass
@@ -199,6 +215,7 @@ class PretrainSettings:
 
     epochs: int = 5
     batch_size: int = 64
+    optimiser: Optimiser = Optimiser.sgd
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0001

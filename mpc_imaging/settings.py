@@ -43,6 +43,7 @@ from mpc_imaging.choices import (
 )
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.schema import (
+    ArraySettings as ArraySettings,
     AugmentSettings as AugmentSettings,
     BackboneSettings as BackboneSettings,
     CheckpointSettings as CheckpointSettings,
@@ -147,8 +148,8 @@ class Settings:
 
     def produced(self) -> list[str]:
         """The values of the policy that this task produces for somebody to use."""
-        other = "epoch" if self.task.method is Method.federated else "update"
-        return [value for value in PRODUCED[self.task.kind] if value != other]
+        none = {"epoch" if self.task.method is Method.federated else "update"} | ({"auc"} if self.data.masks else set())
+        return [value for value in PRODUCED[self.task.kind] if value not in none]
 
     def receivers(self) -> list[str]:
         """Parties to whom the policy opens at least one value that this task produces, in the topology's order."""
@@ -159,6 +160,10 @@ class Settings:
         """Whether values are compared on so few bits that they might be too large, and that is checked."""
         protocol = self.protocol
         return protocol.name is ProtocolName.fss and protocol.comparison_bits is not None and protocol.range_check
+
+    def finds_duplicates(self) -> bool:
+        """Whether each owner finds out which of its images another owner has too."""
+        return bool(self.recipients("duplicates")) and len(self.data_owners()) > 1
 
     def stops_early(self) -> bool:
         """Whether training may end before its last epoch, which all parties then learn."""

@@ -25,7 +25,7 @@ from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import Settings
 
 # What may be opened while training or after it, and is not made from noisy gradients alone.
-EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer")
+EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer", "duplicates")
 
 
 def optimiser(settings: Settings, party: str | None) -> Iterator[Problem]:
@@ -176,7 +176,9 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
     if folds.count is not None and not 0 <= folds.index < folds.count:
         yield Problem("data.folds.index", f"{folds.index} is no fold of {folds.count}; write 0 to {folds.count - 1}")
     if folds.count is not None and data.kind is DataKind.phantoms:
-        yield Problem("data.folds.count", "phantoms are drawn for each split; write null, or data=dicom or medmnist")
+        yield Problem(
+            "data.folds.count", "phantoms are drawn for each split; write null, or data=dicom, medmnist or arrays"
+        )
     if backbone._target_ is None:
         if backbone.path:
             yield Problem("model.backbone.path", "weights of which network? Write model.backbone._target_ too")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from mpc_imaging import training_checks
+from mpc_imaging import mask_checks, training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
@@ -109,7 +109,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     "1 (grey) or 3 (colour)": (lambda v: v in (1, 3), ("data.channels",)),
     "a whole number from 0 to 4294967295": (
         lambda v: 0 <= v < 2**32,
-        ("seed", "data.partition.seed", "data.phantoms.seed"),
+        ("seed", "data.partition.seed", "data.phantoms.seed", "data.arrays.seed"),
     ),
 }
 
@@ -135,6 +135,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         _partition,
         _weights,
         *training_checks.CHECKS,
+        *mask_checks.CHECKS,
     )
     return [problem for check in checks for problem in check(settings, party)]
 
@@ -225,7 +226,9 @@ def _policy(settings: Settings, party: str | None) -> Iterator[Problem]:
         for to in recipients:
             if to == Role.dealer.name or to in dealers:
                 yield Problem(key, f"a dealer may learn nothing; remove {to}")
-            elif to == IMAGE_OWNER and value not in ("logits", "predictions"):
+            elif value == "duplicates" and to != IMAGE_OWNER:
+                yield Problem(key, f"an owner learns of its own images only; write {IMAGE_OWNER} in place of {to}")
+            elif to == IMAGE_OWNER and value not in ("logits", "predictions", "duplicates"):
                 yield Problem(key, f"{value} belongs to no single image; write receiver or a party in place of {to}")
             elif value == "weights" and to != Role.model_owner.name and to not in parties:
                 yield Problem(key, f"weights may go to model_owner or to a party named here, not to {to}")
@@ -312,7 +315,9 @@ def _sources(settings: Settings, party: str | None) -> Iterator[Problem]:
     if data.kind is DataKind.phantoms:
         if data.path or data.paths:
             key = "data.path" if data.path else "data.paths"
-            yield Problem(key, "phantoms are generated, nothing is read; write data=dicom or data=medmnist, or no path")
+            yield Problem(
+                key, "phantoms are generated, nothing is read; write data=dicom, medmnist or arrays, or no path"
+            )
         return
     without = [name for name in owners if name not in data.paths]
     if without and len(without) < len(owners) and party is None and data.partition.kind is not PartitionKind.private:
@@ -341,8 +346,8 @@ def _partition(settings: Settings, party: str | None) -> Iterator[Problem]:
         if set(fractions) == set(owners) and not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
             yield Problem(key, f"the shares add up to {sum(fractions.values()):g}; make them add up to 1")
     shared = [name for name in owners if name not in data.paths]
-    if kind is PartitionKind.site and data.kind is DataKind.medmnist and shared:
-        yield Problem("data.partition.kind", "medmnist files name no sites; write even, fraction or label_skew")
+    if kind is PartitionKind.site and data.kind in (DataKind.medmnist, DataKind.arrays) and shared:
+        yield Problem("data.partition.kind", f"{data.kind.name} files name no sites; write even or fraction")
     if kind is PartitionKind.private and party is None and len(owners) > 1 and shared:
         yield Problem(
             "data.partition.kind",

@@ -45,7 +45,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_on_every_topology(experiment: str, topology: str, tmp_path: Path) -> None:
     overrides = [f"experiment={experiment}", f"topology={topology}"]
-    if compose(overrides)["data"]["kind"] == "medmnist":
+    if compose(overrides)["data"]["kind"] != "phantoms":
         overrides.append(f"data.path={tmp_path}")
     settings = compose_settings(overrides)
     assert settings.name == experiment

@@ -149,6 +149,10 @@ SEMANTIC = [
     ({"policy.reveal.predictions": ["hospital_z"]}, "no party or role; did you mean hospital_"),
     ({"policy.reveal.metrics": ["image_owner"]}, "metrics belongs to no single image"),
     (
+        {"policy.reveal.duplicates": ["data_owner"]},
+        "policy.reveal.duplicates: an owner learns of its own images only; write image_owner in place of data_owner",
+    ),
+    (
         {"policy.reveal.weights": ["receiver"]},
         "weights may go to model_owner or to a party named here, not to receiver",
     ),
@@ -369,6 +373,15 @@ def test_roles_and_recipients() -> None:
     assert settings.recipients("predictions") == ["hospital_b"]
     assert settings.recipients("weights") == []
     assert settings.receivers() == ["hospital_a", "hospital_b"]
+
+
+def test_owners_compare_their_images_only_if_the_policy_says_so() -> None:
+    assert not from_mapping(VALID).finds_duplicates()
+    listed = {"policy.reveal.duplicates": ["image_owner"]}
+    assert from_mapping(changed(listed)).finds_duplicates()
+    alone = {"topology.parties.hospital_b.roles": ["compute", "receiver"]}
+    assert not from_mapping(changed(listed | alone)).finds_duplicates(), "there is no other owner"
+    assert "duplicates" not in from_mapping(changed(listed)).produced(), "nobody waits for it at the end"
 
 
 def test_receivers_are_those_of_values_that_the_task_produces() -> None:

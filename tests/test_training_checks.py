@@ -56,6 +56,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (FEDERATED | {"protocol.name": "insecure_simulation"}, "updates are not added up in insecure_simulation"),
     (PRIVATE | {"task.split": "train"}, "task.split: outputs on training images are made of these images"),
     (PRIVATE | {"privacy.outside": []}, "privacy.outside: metrics, range_ok: opened without noise; list each here"),
+    (PRIVATE | {"policy.reveal.duplicates": ["image_owner"]}, "privacy.outside: duplicates: opened without noise"),
     (PRIVATE | {"privacy.outside": ["metrics", "range_ok", "metricks"]}, "'metricks' needs no declaration; did you"),
     (PRIVATE | {"privacy.delta": 0.0}, "privacy.delta: 0.0 is out of range; write a number above 0, below 1"),
     (PRIVATE | {"protocol.name": "insecure_simulation"}, "privacy.name: insecure_simulation adds no noise"),

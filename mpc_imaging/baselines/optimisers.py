@@ -17,6 +17,8 @@ LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # Of a class in `balanced_weights`.
 MAX_WEIGHT = 20.0
+# Of a mask's pixels, added to both parts of its Dice: a hundredth also bounds the reciprocal on shares.
+DICE_SMOOTHING = 0.01
 
 
 def make(parameters: Iterable[nn.Parameter], task: TaskSettings) -> torch.optim.Optimizer:
@@ -75,10 +77,14 @@ def loss_function(task: TaskSettings, weights: torch.Tensor | None = None) -> Lo
     cross_entropy: the mean over the images of -sum(target * log softmax(logits)). binary_cross_entropy: the mean over
     all entries of that of sigmoid(logits), K yes-or-no answers. mse: the mean over all entries of (logits - target)**2.
     A target is the label with ``task.label_smoothing`` of it spread over all classes (for K answers: between both).
+    dice_bce: of logits (B, 1, H, W) and masks (B, H, W), binary cross-entropy over the pixels plus 1 - Dice, which is
+    (2 mean(p t) + c) / (mean(p) + mean(t) + c) for each image, of probabilities p, masks t and c = `DICE_SMOOTHING`.
     weights: of each class (K,): an image's loss is multiplied by the sum of those that it has, and the mean stays one
     over the number of images.
     """
     kind, smoothing = task.loss, task.label_smoothing
+    if kind is Loss.dice_bce:
+        return _overlap_loss
 
     def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         rows = (labels if labels.dim() == 2 else F.one_hot(labels, logits.shape[1])).to(logits.dtype)
@@ -92,6 +98,13 @@ def loss_function(task: TaskSettings, weights: torch.Tensor | None = None) -> Lo
         return (each if weights is None else each * (rows @ weights.to(rows.dtype))).mean()
 
     return loss
+
+
+def _overlap_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    outputs, truth = logits.flatten(1), masks.flatten(1).to(logits.dtype)
+    p = outputs.sigmoid()
+    dice = (2 * (p * truth).mean(1) + DICE_SMOOTHING) / (p.mean(1) + truth.mean(1) + DICE_SMOOTHING)
+    return (F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").mean(1) + 1 - dice).mean()
 
 
 def class_weights(task: TaskSettings, labels: torch.Tensor, classes: int) -> torch.Tensor | None:

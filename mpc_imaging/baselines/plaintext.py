@@ -31,10 +31,11 @@ class PlaintextResult:
     """What the plaintext run gave for ``settings.task.split``, rows in joint order, and the weights it ended with."""
 
     ids: list[str]
-    labels: torch.Tensor  # int64 (N,), or with data.multi_label (N, K)
-    logits: torch.Tensor  # float32 (N, K)
+    labels: torch.Tensor  # int64 (N,), with data.multi_label (N, K), with data.masks (N, H, W)
+    logits: torch.Tensor  # float32 (N, K), with data.masks (N, 1, H, W)
     history: list[dict[str, Any]]  # as in result.json: epoch, loss, val, seconds
     state_dict: dict[str, torch.Tensor]
+    images: torch.Tensor | None = None  # what the model was given, such as (N, C, H, W)
 
 
 def run_plaintext(
@@ -56,7 +57,7 @@ def run_plaintext(
     batch_size = task.eval_batch_size if task.kind is TaskKind.train else task.batch_size
     logits = predict(model, images, batch_size)
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return PlaintextResult(ids, labels, logits, history, state)
+    return PlaintextResult(ids, labels, logits, history, state, images)
 
 
 def train_plaintext(
@@ -103,7 +104,7 @@ def _class_weights(
 
 @torch.no_grad()
 def predict(module: nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Logits (N, K) of images (N, C, H, W) in eval mode, ``batch_size`` at a time."""
+    """Logits (N, K) or (N, 1, H, W) of images (N, C, H, W) in eval mode, ``batch_size`` at a time."""
     module.eval()
     return torch.cat([module(batch) for batch in images.split(batch_size)])
 

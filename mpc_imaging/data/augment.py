@@ -25,13 +25,29 @@ def augmented(
     ``rows``: that of each image. Image ``n + k * N`` is copy k of image n: its pseudonym has ``-a<k>`` at its end, its
     label stays.
     """
-    copies, names, keys = [images], list(ids), _keys(rows)
+    names = [*ids, *(f"{name}-a{copy}" for copy in range(1, augment.copies) for name in ids)]
+    return _with_copies(images, rows, augment, seed, owner, masks=False), names
+
+
+def augmented_masks(
+    masks: torch.Tensor, rows: Sequence[Row], augment: AugmentSettings, seed: int, owner: str
+) -> torch.Tensor:
+    """Masks (N, H, W) of 0 and 1, then those of the copies that `augmented` makes of their images.
+
+    They move with their images, by the same draws; a rotated pixel takes the value of the nearest one.
+    """
+    return _with_copies(masks[:, None], rows, augment, seed, owner, masks=True)[:, 0]
+
+
+def _with_copies(
+    images: torch.Tensor, rows: Sequence[Row], augment: AugmentSettings, seed: int, owner: str, masks: bool
+) -> torch.Tensor:
+    copies, keys = [images], _keys(rows)
     for copy in range(1, augment.copies):
         drawn = [random.Random(shuffle_key(seed, "augment", owner, key, copy)) for key in keys]
-        changed = [_changed(image, augment, draw) for image, draw in zip(images, drawn, strict=True)]
+        changed = [_changed(image, augment, draw, masks) for image, draw in zip(images, drawn, strict=True)]
         copies += [torch.stack(changed)] if changed else []
-        names += [f"{name}-a{copy}" for name in ids]
-    return torch.cat(copies), names
+    return torch.cat(copies)
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:
@@ -40,17 +56,18 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return [f"{row}-{frame}" for row, same in files for frame, _ in enumerate(same)]
 
 
-def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random) -> torch.Tensor:
-    """One image (C, H, W), changed as drawn; what comes in from outside of it is black."""
+def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random, mask: bool) -> torch.Tensor:
+    """One image (C, H, W) or mask (1, H, W), changed as drawn; what comes in from outside of it is black, or 0."""
     if augment.flip and draw.random() < 0.5:
         image = image.flip(-1)
     if augment.brightness:
-        image = (image + draw.uniform(-augment.brightness, augment.brightness)).clamp(0, 1)
+        offset = draw.uniform(-augment.brightness, augment.brightness)  # drawn for a mask too: the draws are the same
+        image = image if mask else (image + offset).clamp(0, 1)
     if augment.rotate:
         from torchvision.transforms import InterpolationMode, functional
 
         angle = draw.uniform(-augment.rotate, augment.rotate)
-        image = functional.rotate(image, angle, InterpolationMode.BILINEAR)
+        image = functional.rotate(image, angle, InterpolationMode.NEAREST if mask else InterpolationMode.BILINEAR)
     if augment.shift:
         most = min(augment.shift, *(side - 1 for side in image.shape[1:]))
         right, down = (draw.randint(-most, most) for _ in range(2))

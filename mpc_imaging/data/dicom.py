@@ -35,8 +35,8 @@ from mpc_imaging.settings import Frames
 __all__ = ["ImageError", "Picture", "Reason", "Window", "directory_files", "open_picture", "read_dicom"]
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-_LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"  # newer than pydicom 3.0's list
-_NOT_PICTURES = (SegmentationStorage, _LABEL_MAP_SEGMENTATION, RTDoseStorage)
+LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # newer than pydicom 3.0's list
+_NOT_PICTURES = (SegmentationStorage, LABEL_MAP_STORAGE, RTDoseStorage)
 
 
 class Picture:

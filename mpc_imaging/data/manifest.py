@@ -3,7 +3,8 @@
 Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index; with data.multi_label
 any number of them, separated by semicolons), ``patient`` (any pseudonym), ``split`` (train, val or test), and
 optionally ``site``, ``consent`` (yes or no, true or false, 1 or 0) and ``purpose`` (what the consent is for: names
-separated by semicolons, or any); other columns are subgroups, left alone here.
+separated by semicolons, or any); with data.masks ``mask``, a file as ``file`` is, in place of ``label``, which is not
+looked at. Other columns are subgroups, left alone here.
 
 Messages name rows as a spreadsheet counts them (the header is row 1) and quote no cell: names of files name patients.
 """
@@ -23,6 +24,7 @@ from mpc_imaging.settings import SPLITS
 NAME = "manifest.csv"
 SEPARATOR = ";"
 REQUIRED = ("file", "label", "patient", "split")
+WITH_MASKS = ("file", "mask", "patient", "split")
 CONSENT = ("consent", "purpose")
 ANY_PURPOSE = "any"
 _ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -37,19 +39,25 @@ class Manifest(NamedTuple):
 
 
 def read_manifest(
-    folder: Path, class_names: Sequence[str], multi_label: bool = False, purpose: str | None = None
+    folder: Path,
+    class_names: Sequence[str],
+    multi_label: bool = False,
+    purpose: str | None = None,
+    masks: bool = False,
 ) -> Manifest:
     """Read the rows that can be used; of those that repeat a file, the first is kept.
 
     With ``multi_label`` an empty label means that the image shows none of the classes. With a ``purpose``, images are
-    left out whose patients did not consent to it, and those of which another row says so.
+    left out whose patients did not consent to it, and those of which another row says so. With ``masks`` each row
+    names a file with its mask, and has the label 0.
 
     Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
 
     Raises:
         DataError: the manifest is missing, or says something that cannot be meant; every problem is listed at once.
     """
-    lines = _read_lines(folder, (*REQUIRED, *CONSENT) if purpose is not None else REQUIRED)
+    needed, labelled = (WITH_MASKS, "mask") if masks else (REQUIRED, "label")
+    lines = _read_lines(folder, (*needed, *CONSENT) if purpose is not None else needed)
     problems: dict[str, list[int]] = defaultdict(list)
     rejected: list[Refused] = []
     rows: list[Row] = []
@@ -57,22 +65,26 @@ def read_manifest(
     withheld: set[Path] = set()
     root = folder.resolve()
     for number, cells in lines:
-        wrong, label = _problems(cells, class_names, multi_label)
+        wrong = _problems(cells)
+        label = 0 if masks else _class_of(cells["label"], class_names, multi_label, wrong)
         path = (root / cells["file"]).resolve()
-        if not path.is_relative_to(root):
-            wrong.append("file is outside the folder of the manifest: write a path below it")
+        for column in ("file", "mask") if masks else ("file",):
+            if not (root / cells[column]).resolve().is_relative_to(root):
+                wrong.append(f"{column} is outside the folder of the manifest: write a path below it")
         if purpose is not None and not _consented(cells, purpose, wrong):
             withheld.add(path)
         for problem in wrong:
             problems[problem].append(number)
         if path in withheld:
             pass
-        elif not cells["label"] and not multi_label:
-            rejected.append(Refused(number, cells["file"], "it has no label"))
+        elif not cells[labelled] and not multi_label:
+            rejected.append(Refused(number, cells["file"], f"it has no {labelled}"))
         elif path in first_row:
             rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
         elif not wrong and label is not None:
-            rows.append(Row(number, cells["split"], label, cells["patient"], cells.get("site", ""), cells["file"]))
+            mask = cells["mask"] if masks else ""
+            site = cells.get("site", "")
+            rows.append(Row(number, cells["split"], label, cells["patient"], site, cells["file"], mask=mask))
         first_row.setdefault(path, number)
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
@@ -130,10 +142,8 @@ def _consented(cells: dict[str, str], purpose: str, wrong: list[str]) -> bool:
     return bool(answer) and not purposes.isdisjoint((purpose.strip().casefold(), ANY_PURPOSE))
 
 
-def _problems(
-    cells: dict[str, str], class_names: Sequence[str], multi_label: bool
-) -> tuple[list[str], int | tuple[int, ...] | None]:
-    """Check one row: what is wrong with it, and its class index, or the 0 or 1 of each class."""
+def _problems(cells: dict[str, str]) -> list[str]:
+    """What is wrong with one row, its label aside."""
     wrong = []
     if not cells["file"]:
         wrong.append("file is empty")
@@ -141,12 +151,19 @@ def _problems(
         wrong.append("patient is empty: write a pseudonym, so that no patient ends up in two splits")
     if cells["split"] not in SPLITS:
         wrong.append(f"split must be one of {', '.join(SPLITS)}")
-    label = (_labels if multi_label else _label)(cells["label"], class_names)
-    if cells["label"] and label is None:
+    return wrong
+
+
+def _class_of(
+    cell: str, class_names: Sequence[str], multi_label: bool, wrong: list[str]
+) -> int | tuple[int, ...] | None:
+    """The class index of one row, or the 0 or 1 of each class; a label that cannot be meant is added to ``wrong``."""
+    label = (_labels if multi_label else _label)(cell, class_names)
+    if cell and label is None:
         some = "some, separated by semicolons," if multi_label else "one"
         known = f"data.class_names ({', '.join(class_names)}) or 0 to {len(class_names) - 1}"
         wrong.append(f"label must be {some} of {known}")
-    return wrong, label
+    return label
 
 
 def _label(cell: str, class_names: Sequence[str]) -> int | None:

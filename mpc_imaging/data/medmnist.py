@@ -39,7 +39,7 @@ def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str], mul
             if f"{split}_labels" not in archive:
                 continue
             labels = _member(archive, path, f"{split}_labels")
-            problem = (_rows_problem if multi_label else _label_problem)(labels, len(class_names))
+            problem = (rows_problem if multi_label else label_problem)(labels, len(class_names))
             if problem:
                 problems.append(f"{path}, {split}_labels: {problem}")
                 continue
@@ -127,7 +127,8 @@ def _member(archive: NpzFile, path: Path, key: str) -> np.ndarray:
         raise DataError([f"{path}, {key}: it cannot be read ({type(error).__name__}): get the file again"]) from None
 
 
-def _label_problem(labels: np.ndarray, num_classes: int) -> str | None:
+def label_problem(labels: np.ndarray, num_classes: int) -> str | None:
+    """What is wrong with labels of one class for each image: integers (N,) or (N, 1)."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         return f"{labels.shape[1]} labels per image: write data.multi_label=true, or give a set with one"
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
@@ -138,7 +139,8 @@ def _label_problem(labels: np.ndarray, num_classes: int) -> str | None:
     return None
 
 
-def _rows_problem(labels: np.ndarray, num_classes: int) -> str | None:
+def rows_problem(labels: np.ndarray, num_classes: int) -> str | None:
+    """What is wrong with labels of any number of classes for each image: (N, K) of 0 and 1."""
     if labels.dtype.kind not in "iu" or labels.ndim != 2 or labels.shape[1] != num_classes:
         wanted = f"(N, {num_classes}) with data.multi_label=true, one column for each of data.class_names"
         return f"{labels.dtype} of shape {labels.shape} are no labels of shape {wanted}"

@@ -68,6 +68,10 @@ class Pixels:
             yield array, found["photometric_interpretation"]
 
     def _native_frame(self, index: int) -> tuple[np.ndarray, dict]:
+        if self.shape.bits_allocated == 1 and self._header.syntax.is_little_endian:
+            return self._packed_frame(index), {
+                "photometric_interpretation": self._options["photometric_interpretation"]
+            }
         self._header.stream.seek(self._element.offset)
         shift = _low_unused_bits(self._header.elements)
         options = self._options | {"correct_unused_bits": not shift}
@@ -76,6 +80,18 @@ class Pixels:
             above = found["bits_allocated"] - shift - found["bits_stored"]
             array = (array << above) >> (above + shift)
         return array, found
+
+    def _packed_frame(self, index: int) -> np.ndarray:
+        """A frame of single bits, the first pixel lowest (PS3.5 8.1.1); it may begin and end within a byte.
+
+        pydicom 3.0 reads a byte too few of a frame that begins so late in one that it touches another.
+        """
+        pixels = self.shape.rows * self.shape.columns * self.shape.samples
+        first, offset = divmod(index * pixels, 8)
+        self._header.stream.seek(self._element.offset + first)
+        content = np.frombuffer(self._header.stream.read(-(-(offset + pixels) // 8)), dtype=np.uint8)
+        bits = np.unpackbits(content, bitorder="little")[offset : offset + pixels]
+        return bits.reshape(self.shape.rows, self.shape.columns)
 
     def _encoded_frame(self, index: int) -> tuple[np.ndarray, dict]:
         frame = encapsulated.read_frame(self._header.stream, self._frames[index])

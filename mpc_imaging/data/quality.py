@@ -1,9 +1,10 @@
 """What an owner should look at before it shares its images: repeats, leaks across splits, blanks, a telling site.
 
-Nothing but counts leaves this module, and nothing is compared across owners. Two images repeat each other nearly if
-their thumbnails rise and fall alike (the difference hash "dHash" of 8 rows of 9 grey levels, at most `HASH_BITS` of 64
-bits apart) and correlate. The hash alone takes one chest X-ray for another: 27,326 pairs of the 4,708 in
-PneumoniaMNIST's train split have it, of which 18 are the same image, and those are also the pairs that correlate.
+Nothing but counts leaves this module; those of other owners are looked for in `tasks.duplicates`. Two images repeat
+each other nearly if their thumbnails rise and fall alike (the difference hash "dHash" of 8 rows of 9 grey levels, at
+most `HASH_BITS` of 64 bits apart) and correlate. The hash alone takes one chest X-ray for another: 27,326 pairs of the
+4,708 in PneumoniaMNIST's train split have it, of which 18 are the same image, and those are also the pairs that
+correlate.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ THUMBNAIL = 14
 CLIPPED = 0.4
 CONFOUNDED = 0.8
 ENOUGH_IMAGES = 10  # fewer say nothing about site and label
-_HALF_LEVEL = 0.5 / 255
+HALF_LEVEL = 0.5 / 255
 _CHUNK = 256
 
 REPEATED = "repeat an earlier image"
@@ -42,6 +43,8 @@ BLANK = "blank: one grey level"
 SATURATED = f"clipped: over {CLIPPED:.0%} black or white, besides a black surrounding"
 PATIENTS = "patients in both splits"
 SITE = f"site tells the label (Cramér's V over {CONFOUNDED})"
+ELSEWHERE = "also at {owner}"
+ELSEWHERE_LEAKS = "also at {owner}, in another split there"
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def _measure(images: torch.Tensor) -> tuple[np.ndarray, ...]:
     bits = (nine[:, :, 1:] > nine[:, :, :-1]).reshape(len(images), 64).numpy()
     small = F.interpolate(grey, size=(THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
     small = F.normalize(small - small.mean(1, keepdim=True), eps=1e-6)
-    blank = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) < _HALF_LEVEL).numpy()
+    blank = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) < HALF_LEVEL).numpy()
     clipped = _clipped(grey[:, 0].numpy()) & ~blank
     return np.array(digests), np.packbits(bits, axis=1).view(np.uint64)[:, 0], small.numpy(), blank, clipped
 
@@ -149,7 +152,7 @@ def _clipped(grey: np.ndarray) -> np.ndarray:
 
     Black that reaches an edge of the image in a straight line is a surrounding: collimation, air, padding.
     """
-    black, white = grey < _HALF_LEVEL, grey > 1 - _HALF_LEVEL
+    black, white = grey < HALF_LEVEL, grey > 1 - HALF_LEVEL
     outside = np.zeros_like(black)
     for axis in (1, 2):
         outside |= np.logical_and.accumulate(black, axis=axis)

@@ -21,6 +21,10 @@ class Reason(Enum):
     unsupported = "a colour model that is not supported: convert it to RGB or MONOCHROME2"
     damaged = "damaged: its header or pixel data cannot be decoded"
     too_large = "its header, frames or contents are larger than the limits in mpc_imaging/data/limits.py"
+    not_a_mask = "not a DICOM segmentation (SEG): list one, or write data.masks=false"
+    no_segment = "a segmentation without the segment that data.mask_segment asks for"
+    other_series = "a segmentation that refers neither to the image nor to its series: list the one that was made of it"
+    other_grid = "a segmentation whose pixels do not lie over those of the image: resample it to the image"
     no_window = "it has fewer windows than the index of the window asks for: use 0, the first"
     no_hounsfield = (
         "a CT that is not in Hounsfield units (no rescale, or to another unit): windows in them do not apply"

@@ -14,8 +14,8 @@ class Row:
 
     ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
     split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient``,
-    ``site`` and ``file`` never leave the party's process. ``moved_from``: the split that it is read from, where
-    data.folds put it into another.
+    ``site`` and the names of files never leave the party's process. ``moved_from``: the split that it is read from,
+    where data.folds put it into another. ``mask``: the file of its mask, with data.masks; ``label`` is then 0.
     """
 
     number: int
@@ -25,6 +25,7 @@ class Row:
     site: str = field(default="", repr=False)
     file: str = field(default="", repr=False)
     moved_from: str = ""
+    mask: str = field(default="", repr=False)
 
     @property
     def origin(self) -> str:

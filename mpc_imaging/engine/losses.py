@@ -7,13 +7,14 @@ before the backward pass; the optimiser divides once, at the parameters. Definit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from mpc_imaging.baselines.optimisers import MAX_WEIGHT
+from mpc_imaging.baselines.optimisers import DICE_SMOOTHING, MAX_WEIGHT
 from mpc_imaging.engine import approximations as approx, gates
 from mpc_imaging.engine.tensors import crypten, from_share, precision, rescaled
 from mpc_imaging.protocols import compare
@@ -28,11 +29,14 @@ FACTOR_BITS = 24
 def loss_and_gradient(
     kind: Loss, logits: MPCTensor, targets: MPCTensor, want_loss: bool, weights: MPCTensor | None = None
 ) -> tuple[MPCTensor | None, MPCTensor]:
-    """Loss summed over the batch (scalar; None unless wanted) and its gradient for the logits (N, K).
+    """Loss summed over the batch (scalar; None unless wanted) and its gradient for the logits, times `gradient_scale`.
 
-    `logits` and `targets` are (N, K); `logits` must be detached from the autograd graph. `weights` (N, 1) multiply the
-    loss of each image, in two rounds more.
+    `logits` and `targets` are (N, K), or (N, 1, H, W) and (N, H, W) for masks; `logits` must be detached from the
+    autograd graph. `weights` (N, 1) multiply the loss of each image, in two rounds more.
     """
+    if kind is Loss.dice_bce:
+        each, gradient = _overlap(rescaled(logits).flatten(1), targets.flatten(1), want_loss)
+        return None if each is None else each.sum(), gradient.view(*logits.size())
     each, gradient = _parts(kind, rescaled(logits), targets, want_loss)
     if weights is not None:
         both = gradient if each is None else crypten.cat([gradient, each], 1)
@@ -64,6 +68,35 @@ def _parts(kind: Loss, logits: MPCTensor, targets: MPCTensor, want_loss: bool) -
         if want_loss:
             each = difference.square().sum(1, keepdim=True) / classes
     return each, gradient
+
+
+def gradient_scale(kind: Loss, shape: Sequence[int]) -> int:
+    """What gradients for logits of this shape, (N, K) or (N, 1, H, W), are multiplied by.
+
+    One pixel's part in a mean over thousands would vanish in fixed point, and times their number the sums over pixels
+    of the backward pass could leave the range: it is the power of two about half way.
+    """
+    return 1 << (math.prod(shape[1:]).bit_length() - 1) // 2 if kind is Loss.dice_bce else 1
+
+
+def _overlap(logits: MPCTensor, masks: MPCTensor, want_loss: bool) -> tuple[MPCTensor | None, MPCTensor]:
+    """The loss of each image (N, 1), binary cross-entropy plus 1 - Dice, and its gradient (N, P); see `loss_function`.
+
+    With probabilities p and means over the P pixels, Dice is D = (2 mean(p t) + c) / (mean(p + t) + c), and
+    P dD/dp = (2 t - D) / (mean(p + t) + c). Means, not sums, since those would need 14 bits more.
+    """
+    pixels = logits.size(1)
+    p = approx.sigmoid(logits)
+    both, square = approx.products([(p, masks), (p, p)])
+    size = ((p + masks).sum(1, keepdim=True) / pixels) / DICE_SMOOTHING + 1
+    inverse = approx.reciprocal(size, 2 / DICE_SMOOTHING + 1) / DICE_SMOOTHING
+    dice = (both.sum(1, keepdim=True) * 2 / pixels + DICE_SMOOTHING) * inverse
+    pull = (masks * 2 - dice.expand(*masks.size())) * inverse.expand(*masks.size())
+    gradient = (p - masks - pull * (p - square)) / (pixels / gradient_scale(Loss.dice_bce, logits.size()))
+    if not want_loss:
+        return None, gradient
+    cross_entropy = (approx.softplus(logits) - logits * masks).sum(1, keepdim=True) / pixels
+    return cross_entropy + 1 - dice, gradient
 
 
 def smoothed(kind: Loss, labels: MPCTensor, smoothing: float) -> MPCTensor:

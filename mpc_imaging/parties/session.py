@@ -1,8 +1,9 @@
 """A session: connected parties that agree on what they run, and the keys that each pair of them shares.
 
-Every party links to every compute party; with stored randomness the dealer takes no part. The handshake compares the
-version of the package and a digest of each public section of the settings, so that a mismatch is named before anything
-is shared, and agrees on a key with each peer inside the TLS connection.
+Every party links to every compute party, and owners that compare their images (``duplicates`` in the policy) to each
+other; with stored randomness the dealer takes no part. The handshake compares the version of the package and a digest
+of each public section of the settings, so that a mismatch is named before anything is shared, and agrees on a key with
+each peer inside the TLS connection.
 """
 
 from __future__ import annotations
@@ -96,11 +97,10 @@ class Session:
         who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
         order, compute = settings.participants(), settings.compute_parties()
-        links = [name for name in order if name != me] if me in compute else compute
         mesh = Mesh.connect(
             me=me,
             order=order,
-            links=links,
+            links=_links(settings, me),
             addresses={name: split_address(party.address) for name, party in settings.topology.parties.items()},
             credentials=Credentials(certificates),
             listener=listener,
@@ -189,6 +189,15 @@ class Session:
                 part = self.stream(name, "zero").ring(shape)
                 share += part if self.rank < rank else -part
         return share
+
+
+def _links(settings: Settings, me: str) -> list[str]:
+    """The parties that ``me`` talks to."""
+    order, compute, owners = settings.participants(), settings.compute_parties(), settings.data_owners()
+    linked = order if me in compute else compute
+    if settings.finds_duplicates() and me in owners:
+        linked = [*linked, *owners]
+    return [name for name in order if name in linked and name != me]
 
 
 def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:

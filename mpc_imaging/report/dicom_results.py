@@ -20,7 +20,7 @@ from mpc_imaging.data.image_names import RESULTS
 from mpc_imaging.data.refusals import ImageError
 from mpc_imaging.errors import DataError
 from mpc_imaging.report.predictions import write_atomically
-from mpc_imaging.report.result_objects import ModelIdentity, Place, check_installed, check_name, class_code, save
+from mpc_imaging.report.result_objects import ModelIdentity, Places, check_installed, check_name, class_code, save
 from mpc_imaging.report.result_source import ResultError, read_sources
 from mpc_imaging.report.structured_report import structured_report
 
@@ -75,11 +75,9 @@ def write_results(
         DataError: a row that does not fit ``class_names``, or pseudonyms that repeat or are no file names.
     """
     _check(rows, class_names, codes)
-    private = folder / RESULTS
-    private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.chmod(0o700)
+    private = private_folder(folder)
     outcome = Outcome(private / TABLE)
-    sources = _Sources()
+    sources, places = _Sources(), Places()
     for row in rows:
         if row.source is None:
             outcome.without_source.append(row.image_id)
@@ -94,7 +92,7 @@ def write_results(
                     row.image_id,
                     row.frame,
                     codes,
-                    sources.next_place(source),
+                    places.next(source),
                 )
                 outcome.written[row.image_id] = save(report, private, row.image_id)
             except (ImageError, ResultError) as error:
@@ -104,23 +102,24 @@ def write_results(
     return outcome
 
 
+def private_folder(folder: Path) -> Path:
+    """``folder``/results, made if it is not there, for this user's eyes alone."""
+    private = folder / RESULTS
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.chmod(0o700)
+    return private
+
+
 class _Sources:
-    """Headers, each read once for all of its frames, and a series of reports for each study."""
+    """Headers, each read once for all of its frames."""
 
     def __init__(self) -> None:
         self._last: tuple[Path, Dataset] | None = None
-        self._places: dict[str, Place] = {}
 
     def read(self, path: Path) -> Dataset:
         if self._last is None or self._last[0] != path:
             self._last = path, read_sources(path)[0]
         return self._last[1]
-
-    def next_place(self, source: Dataset) -> Place:
-        last = self._places.get(source.StudyInstanceUID)
-        place = Place.new() if last is None else Place(last.series, last.number + 1)
-        self._places[source.StudyInstanceUID] = place
-        return place
 
 
 def _check(rows: Sequence[ResultRow], class_names: Sequence[str], codes: Mapping[str, Code] | None) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mpc_imaging import __version__
 from mpc_imaging.report import plots, wording
-from mpc_imaging.report.metrics import LOGIT_FIDELITY, METRICS, log_softmax
+from mpc_imaging.report.metrics import LOGIT_FIDELITY, log_softmax
 from mpc_imaging.report.predictions import write_atomically
 
 _TEMPLATE = Path(__file__).with_name("template.html.j2")
@@ -33,6 +33,7 @@ class Details:
     labels: npt.NDArray[np.int64] | None = None  # (N,) or (N, K), -1 where unknown
     secure_logits: npt.NDArray[np.float32] | None = None  # (N, K)
     plain_logits: npt.NDArray[np.float32] | None = None  # (N, K)
+    masks: Sequence[tuple[npt.NDArray[Any], ...]] | None = None  # image (H, W) and its true, secure, plaintext mask
     quality: Sequence[Mapping[str, Any]] = ()  # party, split, kind, count
     receiver: str | None = None  # whose page it is, on real machines
     date: str = field(default_factory=_now)
@@ -106,12 +107,15 @@ def _facts(metrics: Mapping[str, Any], details: Details) -> list[tuple[str, str]
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The few numbers to read first: name, value, and what to hold it against."""
     secure, plaintext, fidelity = metrics["secure"], metrics["plaintext"] or {}, metrics["fidelity"] or {}
-    key = "auc" if secure["auc"] is not None else "accuracy"
+    names = wording.metric_names(secure)
+    key = next((key for key in ("dice", "auc") if secure.get(key) is not None), "accuracy")
     beside = f"plaintext {wording.metric(plaintext[key])}" if plaintext else "no plaintext run"
-    tiles = [(f"{wording.METRIC_NAMES[key]}, secure", wording.metric(secure[key]), beside)]
+    tiles = [(f"{names[key].partition(',')[0]}, secure", wording.metric(secure[key]), beside)]
     if fidelity.get("label_agreement") is not None:
         differing = fidelity["images"] - fidelity["agreeing"]
-        tiles.append(("Labels that differ", f"{differing:,}", f"of {fidelity['images']:,} images"))
+        unit = fidelity.get("unit", "labels")
+        of = unit if unit != "labels" else "images"
+        tiles.append((f"{unit.capitalize()} that differ", f"{differing:,}", f"of {fidelity['images']:,} {of}"))
     if fidelity.get("max_logit_error") is not None:
         largest = wording.error(fidelity["max_logit_error"])
         tiles.append(("Largest logit error", largest, f"mean {wording.error(fidelity['mean_logit_error'])}"))
@@ -124,9 +128,10 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _metric_rows(metrics: Mapping[str, Any], notes: _Notes) -> list[dict[str, Any]]:
     secure, plaintext, joint = metrics["secure"], metrics["plaintext"], metrics["reference"].get("joint")
     rows = []
-    for key in METRICS:
+    names = wording.metric_names(secure)
+    for key, name in names.items():
         ours, theirs = secure[key], plaintext[key] if plaintext else None
-        row = {"name": wording.METRIC_NAMES[key]}
+        row = {"name": name}
         row["secure"] = notes.cell(wording.metric(ours), secure["reasons"].get(key))
         row["plaintext"] = notes.cell(wording.metric(theirs), plaintext["reasons"].get(key) if plaintext else None)
         row["difference"] = wording.difference(ours, theirs)
@@ -141,8 +146,9 @@ def _fidelity_rows(metrics: Mapping[str, Any], notes: _Notes) -> list[tuple[str,
         return []
     reasons = fidelity["reasons"]
     agreement = notes.cell(wording.agreement(fidelity), reasons.get("label_agreement"))
-    rows = [(wording.FIDELITY_NAMES["label_agreement"], agreement)]
-    for key in LOGIT_FIDELITY:
+    pixels = fidelity.get("unit") == "pixels"
+    rows = [("Equal pixels" if pixels else wording.FIDELITY_NAMES["label_agreement"], agreement)]
+    for key in LOGIT_FIDELITY[: 2 if pixels else None]:  # masks have no AUC
         rows.append((wording.FIDELITY_NAMES[key], notes.cell(wording.error(fidelity[key]), reasons.get(key))))
     return rows
 
@@ -185,6 +191,8 @@ def _figures(metrics: Mapping[str, Any], details: Details) -> dict[str, str]:
     histories = {title: history for title, history in histories.items() if _shows(history)}
     if histories:
         figures["training"] = plots.training_curves(histories)
+    if details.masks:
+        figures["masks"] = plots.mask_overlays(details.masks)
     if details.layers:
         figures["layers"] = plots.layer_costs(details.layers)
     return figures

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mpc_imaging.errors import DataError
 from mpc_imaging.report import wording
 from mpc_imaging.report.html import Details, write_report
+from mpc_imaging.report.masks import MASKS, read_masks
 from mpc_imaging.report.metrics import (
     ONLY_PREDICTIONS,
     UNKNOWN_LABEL,
@@ -31,6 +32,7 @@ from mpc_imaging.report.metrics import (
     predicted_labels,
     undefined_metrics,
 )
+from mpc_imaging.report.overlap import mask_metrics, overlap_fidelity, undefined_overlap
 from mpc_imaging.report.predictions import PREDICTIONS, Predictions, read_predictions, write_json
 from mpc_imaging.settings import SPLITS, ProtocolName, Settings
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from mpc_imaging.baselines.plaintext import PlaintextResult
 
 COST = ("online_s", "offline_s", "rounds", "sent_bytes", "dealer_bytes")
+# Images that the page shows with their masks.
+SHOWN_MASKS = 6
 NOTHING_REVEALED = "neither outputs nor counts were revealed"
 
 
@@ -67,7 +71,7 @@ def write_joint_report(
 
 def receiver_report(party_folder: Path, settings: Settings, result: Mapping[str, Any]) -> dict[str, Any]:
     """Write one party's metrics.json and report.html from what it was shown: ``result`` (result.json) and its files."""
-    parts = [read_predictions(party_folder)] if (party_folder / PREDICTIONS).exists() else []
+    parts = [_read_outputs(path, settings) for path in [party_folder] if _has_outputs(path)]
     metrics, details = _collect([result], parts, settings, None, receiver=result["party"])
     _write(party_folder, metrics, details)
     return metrics
@@ -93,6 +97,7 @@ def _collect(
     aggregate = next((result["metrics"] for result in results if result["metrics"]), None)
     individual = len(outputs.ids) > 0 and not (aggregate and _partial(outputs, images))
     secure = _from_outputs(outputs, settings, images) if individual else aggregate
+    undefined = undefined_overlap if settings.data.masks else undefined_metrics
     rows = _plaintext_rows(outputs, plaintext)
     shown = rows if individual else None
     metrics = {
@@ -106,7 +111,7 @@ def _collect(
         "positive_class": settings.data.positive_class,
         "class_names": list(settings.data.class_names),
         "images": images,
-        "secure": secure or undefined_metrics(NOTHING_REVEALED),
+        "secure": secure or undefined(NOTHING_REVEALED),
         "plaintext": _plaintext_metrics(plaintext, shown, settings),
         "reference": {} if joint is None else {"joint": _plaintext_metrics(joint, shown, settings)},
         "privacy": next((result["privacy"] for result in results if result.get("privacy")), None),
@@ -127,16 +132,29 @@ def _details(
         held = ", ".join(f"{n:,}\u00a0{split}" for split in SPLITS if (n := counts.get(name, {}).get(split)))
         parties.append({"name": name, "roles": wording.roles(party.roles), "images": held})
     comparable = plaintext is not None and rows is not None and (rows >= 0).all()
+    classified = not settings.data.masks
     return Details(
         parties=parties,
         reveals=wording.reveals(settings),
         layers=next((result["layers"] for result in results if result["layers"]), []),
-        labels=outputs.labels if len(outputs.ids) else None,
-        secure_logits=outputs.logits,
-        plain_logits=plaintext.logits.numpy()[rows] if comparable else None,
+        labels=outputs.labels if len(outputs.ids) and classified else None,
+        secure_logits=outputs.logits if classified else None,
+        plain_logits=plaintext.logits.numpy()[rows] if comparable and classified else None,
+        masks=_shown_masks(outputs, plaintext, rows) if comparable and not classified else None,
         receiver=receiver,
         quality=[{"party": result["party"], **found} for result in results for found in result.get("quality", [])],
     )
+
+
+def _shown_masks(
+    outputs: _Outputs, plaintext: PlaintextResult, rows: npt.NDArray[np.int64]
+) -> list[tuple[npt.NDArray[Any], ...]]:
+    """A few images (H, W), from the first to the last, each with its true, secure and plaintext mask."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(SHOWN_MASKS, len(rows))).astype(int)) if len(rows) else []
+    images, plain = plaintext.images.numpy(), plaintext.logits.numpy()[:, 0] > 0
+    return [
+        (images[rows[k]].mean(0), outputs.labels[k], outputs.predicted[k], plain[rows[k]].astype(int)) for k in chosen
+    ]
 
 
 def _read_results(run_folder: Path, settings: Settings) -> list[dict[str, Any]]:
@@ -153,8 +171,17 @@ def _read_results(run_folder: Path, settings: Settings) -> list[dict[str, Any]]:
 
 
 def _read_parts(run_folder: Path, settings: Settings) -> list[Predictions]:
-    """The predictions of every party that was shown some, in the order of the topology."""
-    return [read_predictions(path.parent) for path in _party_files(run_folder, settings.topology.parties, PREDICTIONS)]
+    """The predictions, or masks, of every party that was shown some, in the order of the topology."""
+    folders = [run_folder / "parties" / party for party in settings.topology.parties]
+    return [_read_outputs(folder, settings) for folder in folders if _has_outputs(folder)]
+
+
+def _has_outputs(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (PREDICTIONS, MASKS))
+
+
+def _read_outputs(folder: Path, settings: Settings) -> Predictions:
+    return read_masks(folder, settings.data.class_names) if settings.data.masks else read_predictions(folder)
 
 
 def _party_files(run_folder: Path, parties: Iterable[str], name: str) -> list[Path]:
@@ -200,7 +227,9 @@ def _partial(outputs: _Outputs, images: int) -> bool:
 
 def _from_outputs(outputs: _Outputs, settings: Settings, images: int) -> dict[str, Any]:
     positive = settings.data.positive_class
-    if outputs.logits is not None:
+    if settings.data.masks:
+        metrics = mask_metrics(outputs.predicted, outputs.labels)
+    elif outputs.logits is not None:
         metrics = output_metrics(outputs.logits, outputs.labels, positive)
     elif settings.data.multi_label:
         known = outputs.labels[(outputs.labels != UNKNOWN_LABEL).all(axis=1)]
@@ -243,7 +272,10 @@ def _fidelity(
         return None
     both = rows >= 0
     plain = plaintext.logits.numpy()[rows[both]]
-    if outputs.logits is None:
+    if settings.data.masks:
+        logits = None if outputs.logits is None else (outputs.logits[both], plain)
+        result = overlap_fidelity(outputs.predicted[both], plain[:, 0] > 0, logits)
+    elif outputs.logits is None:
         expected = predicted_labels(plain, settings.data.multi_label)
         result = label_agreement(outputs.predicted[both], expected, ONLY_PREDICTIONS)
     else:

@@ -30,8 +30,12 @@ ONLY_PREDICTIONS = "needs individual scores; only predicted labels were revealed
 def output_metrics(logits: npt.ArrayLike, labels: npt.ArrayLike, positive_class: int | None) -> dict[str, Any]:
     """Metrics of ``logits`` (N, K) against ``labels``, of which -1 is unknown: (N,) classes, or (N, K) of 0 and 1.
 
-    Raises as `classification_metrics` and `label_metrics`.
+    Of masks, logits are (N, 1, H, W) and labels (N, H, W). Raises as `classification_metrics` and `label_metrics`.
     """
+    if np.ndim(labels) == 3:
+        from mpc_imaging.report.overlap import mask_metrics  # which imports this module
+
+        return mask_metrics(np.asarray(logits)[:, 0] > 0, labels)
     if np.ndim(labels) == 2:
         return label_metrics(logits, labels)
     return classification_metrics(log_softmax(logits), labels, positive_class)

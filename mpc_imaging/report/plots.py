@@ -25,6 +25,7 @@ _STYLE = {
     "grid.linewidth": 0.7, "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "mpc_imaging",
 }  # fmt: skip
 _MOST_LAYERS = 30
+_AXIS_NAMES = {"auc": "AUC", "dice": "Dice"}
 _MOST_COUNTED_CLASSES = 15
 
 
@@ -100,7 +101,7 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any
     key = _validation_metric(histories)
     panels = [("mean training loss", lambda entry: entry["loss"])]
     if key:
-        panels.append((f"validation {key if key != 'auc' else 'AUC'}", lambda entry: (entry["val"] or {}).get(key)))
+        panels.append((f"validation {_AXIS_NAMES.get(key, key)}", lambda entry: (entry["val"] or {}).get(key)))
     figure = _new_figure(4.3 * len(panels), 3.0)
     for axis, (name, pick) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for title, history in reversed(histories.items()):
@@ -138,6 +139,29 @@ def logit_agreement(secure: npt.ArrayLike, plaintext: npt.ArrayLike, class_names
     right.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
     right.set(xlabel="secure less plaintext logit", ylabel="number of logits")
     right.grid(True, axis="y")
+    return figure
+
+
+@_figure
+def mask_overlays(rows: Sequence[tuple[npt.NDArray[Any], ...]]) -> Any:
+    """Images (H, W) side by side, each with the outlines of its true, secure and plaintext mask."""
+    across = min(3, len(rows))
+    down = -(-len(rows) // across)
+    figure = _new_figure(2.8 * across, 2.8 * down + 0.3)
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    outlines = [("true", "#F0E442", 0.9), ("plaintext", PLAINTEXT, 2.2), ("secure", "#56B4E9", 0.8)]
+    for axis, (image, truth, secure, plaintext) in zip(axes, rows, strict=False):
+        # The brightest percent would leave the rest of a microscopy image black.
+        axis.imshow(image, cmap="gray", vmin=image.min(), vmax=np.percentile(image, 99.5), interpolation="nearest")
+        for mask, (_, colour, width) in zip((truth, plaintext, secure), outlines, strict=True):
+            if mask.any() and not mask.all():
+                axis.contour(mask, levels=[0.5], colors=colour, linewidths=width)
+    for axis in axes:
+        axis.set_axis_off()
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour, linewidth=width, label=name) for name, colour, width in outlines]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -203,8 +227,10 @@ def _mean_roc(
 
 
 def _validation_metric(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """AUC if every run has it, else accuracy if any has: counts alone give no AUC."""
+    """AUC if every run has it, else accuracy if any has: counts alone give no AUC. Of masks, Dice."""
     evaluated = [entry["val"] for history in histories.values() for entry in history if entry["val"]]
+    if any(val.get("dice") is not None for val in evaluated):
+        return "dice"
     if evaluated and all(val["auc"] is not None for val in evaluated):
         return "auc"
     return "accuracy" if any(val["accuracy"] is not None for val in evaluated) else None

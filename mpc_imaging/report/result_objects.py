@@ -78,6 +78,20 @@ class Place:
         return cls(generate_uid(prefix=None))
 
 
+class Places:
+    """A series of results for each study."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Place] = {}
+
+    def next(self, source: Dataset) -> Place:
+        """The place of the next result on the study of ``source``."""
+        last = self._last.get(source.StudyInstanceUID)
+        place = Place.new() if last is None else Place(last.series, last.number + 1)
+        self._last[source.StudyInstanceUID] = place
+        return place
+
+
 def check_installed() -> None:
     """Refuse to begin what only highdicom can build. Raises `ConfigError`."""
     if find_spec("highdicom") is None:

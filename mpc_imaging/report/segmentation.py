@@ -26,7 +26,7 @@ from mpc_imaging.report.result_objects import (
 from mpc_imaging.report.result_source import Refusal, ResultError, frame_number, orientation, read_sources
 
 # How the pixels lie in space: what a segmentation takes over from each image.
-_SPACE = """
+SPACE = """
 FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness
 SpacingBetweenSlices SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
@@ -58,7 +58,7 @@ def write_segmentation(
         ConfigError: highdicom is not installed, or the ``label`` is no DICOM text.
         DataError: a ``name`` that is no file name.
     """
-    sources = read_sources(source, [*_SPACE.split(), *_LOSSY, "PatientOrientation"])
+    sources = read_sources(source, [*SPACE.split(), *_LOSSY, "PatientOrientation"])
     built = _build(sources, mask, label, model, frame, code or private_code(label), category, place or Place.new())
     return save(built, folder, name)
 
@@ -80,7 +80,7 @@ def _build(
     planes = _planes(sources, mask, frame)
     with building():
         # Of a frame without any marked pixel nothing would be left in space: its empty plane stands alone.
-        positioned = all(map(_has_position, sources)) and (numbers is None or bool(planes.any()))
+        positioned = all(map(has_position, sources)) and (numbers is None or bool(planes.any()))
         images = [_with_shared_groups(_with_unit_vectors(each)) for each in sources]
         if not positioned:
             if len(planes) > 1 and not numbers:
@@ -135,7 +135,7 @@ def _planes(sources: Sequence[Dataset], mask: npt.NDArray[np.bool_], frame: int 
     return planes
 
 
-def _has_position(source: Dataset) -> bool:
+def has_position(source: Dataset) -> bool:
     """Whether a plane of the image has its place in space, and a thickness (PS3.3 C.7.6.16.2.1 asks for both)."""
     from highdicom.spatial import get_image_coordinate_system
 
@@ -169,7 +169,7 @@ def _flat(image: Dataset) -> Dataset:
 
     Nothing is lost: the mask has the rows and columns of the image that it refers to.
     """
-    for keyword in _SPACE.split():
+    for keyword in SPACE.split():
         if keyword in image:
             del image[keyword]
     return image

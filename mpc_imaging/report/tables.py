@@ -26,7 +26,7 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     joint = metrics.get("reference", {}).get("joint")
     for heading in ("secure", "plaintext", "difference", *(["joint plaintext"] if joint else [])):
         table.add_column(heading, justify="right")
-    for key, name in wording.METRIC_NAMES.items():
+    for key, name in wording.metric_names(secure).items():
         ours, theirs = secure[key], plaintext.get(key)
         beside = [wording.metric(joint[key])] if joint else []
         table.add_row(name, wording.metric(ours), wording.metric(theirs), wording.difference(ours, theirs), *beside)
@@ -100,6 +100,9 @@ def missing(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
     """Reasons of ``metrics``, each with the names of the metrics it concerns."""
     reasons: dict[str, list[str]] = {}
     for key, reason in metrics["reasons"].items():
-        name = wording.METRIC_NAMES.get(key) or wording.FIDELITY_NAMES.get(key) or key.replace("_", " ").capitalize()
+        known = {**wording.METRIC_NAMES, **wording.FIDELITY_NAMES, **wording.metric_names(metrics)}
+        if "dice" in metrics and key not in known:
+            continue  # what masks never have
+        name = known.get(key) or key.replace("_", " ").capitalize()
         reasons.setdefault(reason, []).append(name)
     return reasons

@@ -17,6 +17,15 @@ METRIC_NAMES = {
     "f1": "F1 score",
     "mcc": "Matthews correlation",
 }
+OVERLAP_NAMES = {
+    "dice": "Dice, all pixels together",
+    "iou": "IoU, all pixels together",
+    "mean_dice": "Dice, mean over images",
+    "mean_iou": "IoU, mean over images",
+    "hausdorff": "Hausdorff distance, pixels",
+    "hausdorff95": "Hausdorff distance, 95 %, pixels",
+    "accuracy": "Pixels right",
+}
 FIDELITY_NAMES = {
     "label_agreement": "Label agreement",
     "max_logit_error": "Largest logit error",
@@ -42,12 +51,18 @@ _REVEALED = {
     "update": "Sum of all owners' clipped updates, after each round",
     "range_ok": "Whether all values were in range, after each step",
     "range_layer": "Which layers had values out of range, if any",
+    "duplicates": "Which images another owner has too, and in which of its splits",
 }
 _PROTOCOLS = {
     "fss": "Function secret sharing, trusted dealer",
     "beaver": "Beaver multiplication, trusted dealer",
     "insecure_simulation": "insecure simulation",
 }
+
+
+def metric_names(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    """The metrics that a run of this kind has, by key, in the order of tables; ``metrics``: of either run."""
+    return OVERLAP_NAMES if "dice" in metrics else METRIC_NAMES
 
 
 def metric(value: float | None) -> str:
@@ -120,16 +135,21 @@ def summary(metrics: Mapping[str, Any]) -> str:
     """The outcome in one or two sentences of plain words."""
     secure, plaintext, fidelity = metrics["secure"], metrics["plaintext"], metrics["fidelity"]
     if fidelity and fidelity["label_agreement"] is not None:
-        first = f"Secure and plaintext agree on {fidelity['agreeing']:,} of {fidelity['images']:,} labels"
+        what = fidelity.get("unit", "labels")
+        first = f"Secure and plaintext agree on {fidelity['agreeing']:,} of {fidelity['images']:,} {what}"
+        if "dice" in secure and secure["dice"] is not None and plaintext:
+            return f"{first}; Dice is {metric(secure['dice'])} and {metric(plaintext['dice'])}."
         gap = fidelity["auc_difference"]
         return f"{first}; {_auc_gap(gap)}." if gap is not None else f"{first}."
     known = [
         f"{name} {metric(secure[key])}"
-        for key, name in (("accuracy", "accuracy"), ("auc", "AUC"))
-        if secure[key] is not None
+        for key, name in (("dice", "Dice"), ("iou", "IoU"), ("accuracy", "accuracy"), ("auc", "AUC"))
+        if secure.get(key) is not None
     ]
     if not known:
         return f"The secure run ended ({count(metrics['images'])} images), but no metric of it was revealed here."
+    if "dice" in secure:
+        return f"The secure run segmented {count(metrics['images'])} images with {' and '.join(known[:2])}."
     text = f"The secure run classified {count(metrics['images'])} images with {' and '.join(known)}."
     counted = sum(map(sum, secure["confusion"]))
     if counted < metrics["images"]:
@@ -145,10 +165,11 @@ def summary(metrics: Mapping[str, Any]) -> str:
 def reveals(settings: Settings) -> list[dict[str, str]]:
     """What the policy opens and to whom, then what it keeps shut: rows of ``what`` and ``to``, as the task needs."""
     rows = []
-    checks = [name for name in ("range_ok", "range_layer") if settings.recipients(name)]
+    checks = [name for name in ("range_ok", "range_layer", "duplicates") if settings.recipients(name)]
     for name in (*settings.produced(), *checks):
         to = [_recipient(recipient, settings.topology) for recipient in settings.policy.reveal.get(name, [])]
-        rows.append({"what": _REVEALED[name], "to": "; ".join(to) or "nobody"})
+        what = "Predicted masks" if name == "predictions" and settings.data.masks else _REVEALED[name]
+        rows.append({"what": what, "to": "; ".join(to) or "nobody"})
     return sorted(rows, key=lambda row: row["to"] == "nobody")
 
 

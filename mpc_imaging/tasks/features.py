@@ -23,6 +23,17 @@ def sample_shape(settings: Settings) -> tuple[int, ...]:
     return (data.channels, data.image_size, data.image_size)
 
 
+def output_shape(settings: Settings) -> tuple[int, ...]:
+    """Shape of what the model gives for an image: (K,), or (1, H, W) with masks, whose sides are those of the image."""
+    data = settings.data
+    return (1, data.image_size, data.image_size) if data.masks else (len(data.class_names),)
+
+
+def label_shape(settings: Settings) -> tuple[int, ...]:
+    """Shape of what is shared of an image's label: (K,) of 0 and 1, or a mask (H, W)."""
+    return output_shape(settings)[-2:]
+
+
 def features_of(settings: Settings, split: Split) -> Split:
     """The same rows with features in place of images, if there is a backbone. Errors: see `own_inputs`."""
     return own_inputs(settings, {"": split})[0][""]

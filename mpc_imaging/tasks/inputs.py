@@ -13,7 +13,7 @@ from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import PATIENT_S, Session
-from mpc_imaging.tasks.features import sample_shape
+from mpc_imaging.tasks.features import label_shape, sample_shape
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
@@ -170,16 +170,17 @@ def _count(value: object) -> int:
 
 
 def share_images(
-    session: Session, catalogue: Catalogue, split: str, own: Split | None, with_labels: bool, classes: int
+    session: Session, catalogue: Catalogue, split: str, own: Split | None, with_labels: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """All owners share a split; ``own`` holds this party's rows, if it owns any.
 
     At a compute party: shares (int64, fixed point) of the images (N, C, H, W), or features (N, F), and of the labels
-    (N, K), one-hot or several ones in a row, in joint order, the labels None unless asked for; elsewhere (None, None).
+    (N, K), one-hot or several ones in a row, or masks (N, H, W), in joint order; the labels None unless asked for.
+    Elsewhere (None, None).
     Raises `EncodingError` for pixels that fixed point cannot hold, `TransportError` if the session ends meanwhile.
     """
     bits = session.settings.protocol.fraction_bits
-    images, labels = [], []
+    images, labels, shape = [], [], label_shape(session.settings)
     for owner, counts in catalogue.counts.items():
         count = counts[split]
         if not count:
@@ -187,14 +188,14 @@ def share_images(
         if owner == session.me:
             values = [(f"images {split}", encode(own.images, bits), images)]
             if with_labels:
-                rows = own.labels if own.labels.dim() == 2 else torch.nn.functional.one_hot(own.labels, classes)
+                rows = own.labels if own.labels.dim() > 1 else torch.nn.functional.one_hot(own.labels, *shape)
                 values.append((f"labels {split}", rows << bits, labels))
             for name, value, parts in values:
                 parts.append(sharing.share(session, name, value))
         elif session.rank is not None:
             images.append(sharing.receive(session, owner, f"images {split}", (count, *catalogue.image_shape)))
             if with_labels:
-                labels.append(sharing.receive(session, owner, f"labels {split}", (count, classes)))
+                labels.append(sharing.receive(session, owner, f"labels {split}", (count, *shape)))
     if session.rank is None:
         return None, None
     return torch.cat(images), torch.cat(labels) if with_labels else None

@@ -23,6 +23,7 @@ from mpc_imaging.report.metrics import (
 )
 from mpc_imaging.report.predictions import write_json, write_predictions
 from mpc_imaging.settings import Settings
+from mpc_imaging.tasks import masks
 from mpc_imaging.tasks.checkpoints import Checkpoints, Start
 from mpc_imaging.tasks.counts import confusion, label_counts, predicted_classes, predicted_labels
 from mpc_imaging.tasks.inputs import Catalogue, announce_ids
@@ -62,7 +63,7 @@ class Job:
     may be left out. It is called outside of every segment, and only where `Settings.stops_early`. ``start``: where the
     task begins. ``checkpoints``: of a compute party that trains; None in a rehearsal, which leaves no files.
     ``budget``: of private training. ``best_epoch``: the one that early stopping chose, where it is opened.
-    ``quality``: what `data.quality` found in this party's images.
+    ``quality``: what `data.quality` found in this party's images, and `tasks.duplicates` at other owners.
     """
 
     session: Session
@@ -179,7 +180,8 @@ class Job:
 
     def wanted(self, value: str) -> bool:
         """Whether the policy opens ``value`` to anyone."""
-        return bool(self.settings.recipients(value))
+        undefined = self.settings.data.masks and value == "auc"
+        return bool(self.settings.recipients(value)) and not undefined
 
     def expects_results(self) -> bool:
         """Whether the policy opens anything of this task to this party: if not, an owner leaves after sharing."""
@@ -203,8 +205,10 @@ class Job:
     ) -> dict[str, Any] | None:
         """Metrics of a split at those whom the policy names, from confusion counts that are added up on shares.
 
-        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed.
+        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed. Masks: see `masks`.
         """
+        if self.settings.data.masks:
+            return masks.open_overlap(self, split, masks.predicted_masks(self, logits), labels)
         return self._open_counts(split, self._predicted(logits), labels)
 
     def _predicted(self, logits: torch.Tensor | None) -> torch.Tensor | None:
@@ -250,8 +254,11 @@ class Job:
     def open_outputs(self, split: str, logits: torch.Tensor | None, labels: torch.Tensor | None) -> None:
         """Open what the policy lists of a split's outputs, and write what this party gets.
 
-        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed.
+        logits, labels: shares (N, K), the labels of 0 and 1; None where nothing is computed. Masks: see `masks`.
         """
+        if self.settings.data.masks:
+            masks.open_masks(self, split, logits, labels)
+            return
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
         with_logits, with_predictions = self._rows("logits", split), self._rows("predictions", split)
         opened = self.open("logits", logits, (total, self.classes), spans)

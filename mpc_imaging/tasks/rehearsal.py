@@ -25,7 +25,7 @@ from mpc_imaging.randomness.recording import RecordingProvider
 from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, WeightsSource
 from mpc_imaging.tasks import compute, run, weights
 from mpc_imaging.tasks.checkpoints import Start
-from mpc_imaging.tasks.features import sample_shape
+from mpc_imaging.tasks.features import label_shape, sample_shape
 from mpc_imaging.tasks.inputs import Catalogue
 from mpc_imaging.tasks.job import Job
 from mpc_imaging.tasks.progress import Progress
@@ -141,7 +141,7 @@ def _job(session: Session, folder: Path, counts: Counts, repeats: _Repeats) -> J
     ids = {owner: [f"{owner}-{row}" for row in range(max(mine.values()))] for owner, mine in counts.items()}
     own = None
     data = session.settings.data
-    several = (len(data.class_names),) if data.multi_label else ()
+    several = label_shape(session.settings) if data.multi_label or data.masks else ()
     if session.me in counts:
         own = {
             split: Split(
@@ -167,7 +167,7 @@ def _zero_state(settings: Settings, prepared: torch.nn.Module) -> dict[str, torc
 def _zero_shares(job: Job, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     total = job.catalogue.total(split)
     images = torch.zeros(total, *job.catalogue.image_shape, dtype=torch.int64)
-    return images, torch.zeros(total, job.classes, dtype=torch.int64)
+    return images, torch.zeros(total, *label_shape(job.settings), dtype=torch.int64)
 
 
 @dataclass(frozen=True)

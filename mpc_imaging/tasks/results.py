@@ -7,12 +7,14 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 import mpc_imaging
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
+    from mpc_imaging.report.result_objects import ModelIdentity
     from mpc_imaging.tasks.job import Job
 
 log = logging.getLogger("mpc_imaging.party")
@@ -25,20 +27,51 @@ def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, 
     """
     # Imported where it is asked for: it takes a second.
     from mpc_imaging.report.dicom_results import ResultRow, write_results
-    from mpc_imaging.report.result_objects import ModelIdentity
 
-    names, model = job.settings.data.class_names, job.settings.model
+    names = job.settings.data.class_names
     scores = [None] * len(predicted) if logits is None else logits.double().softmax(1).tolist()
     sources = split.sources[rows] or [None] * len(predicted)
     results = [
         ResultRow(image_id, *(source or (None, None)), names[label], score and dict(zip(names, score, strict=True)))
         for image_id, source, label, score in zip(split.ids[rows], sources, predicted.tolist(), scores, strict=True)
     ]
-    # Of what is public: a digest of secret weights would confirm a guess of them.
-    made = [model._target_, model.kwargs, job.session.mesh.session_id.hex()]
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
-    identity = ModelIdentity(model.name, digest, mpc_imaging.__version__)
     with job.progress.stage("results", len(results)):
-        outcome = write_results(job.folder, results, identity, names, advance=job.progress.advance)
+        outcome = write_results(job.folder, results, _identity(job), names, advance=job.progress.advance)
     without = len(outcome.refused) + len(outcome.without_source)
     log.info("wrote %d DICOM reports; %d rows are in results.csv only, with the reason", len(outcome.written), without)
+
+
+def write_own_masks(job: Job, split: Split, rows: slice, masks: np.ndarray) -> None:
+    """DICOM segmentations of these rows of the owner's split, and masks.csv; how many, and why not, goes to the log.
+
+    masks: uint8 (n, H, W) of 0 and 1, of the rows in their order, as large as the model's images. Images that are not
+    from DICOM files get none. Raises as `write_masks`.
+    """
+    from mpc_imaging.report.mask_results import MaskRow, write_masks
+
+    sources = split.sources[rows] or [None] * len(masks)
+    results = [
+        MaskRow(image_id, *(source or (None, 0)), mask)
+        for image_id, source, mask in zip(split.ids[rows], sources, masks, strict=True)
+    ]
+    structure = job.settings.data.class_names[1]
+    with job.progress.stage("results", len(results)):
+        outcome = write_masks(job.folder, results, structure, _identity(job), advance=job.progress.advance)
+    without = len(outcome.refused) + len(outcome.without_source)
+    files = len(set(outcome.written.values()))
+    log.info(
+        "wrote %d masks into %d DICOM segmentations; %d have none, masks.csv says why",
+        len(outcome.written),
+        files,
+        without,
+    )
+
+
+def _identity(job: Job) -> ModelIdentity:
+    """What results say of the model, from what is public: a digest of secret weights would confirm a guess of them."""
+    from mpc_imaging.report.result_objects import ModelIdentity
+
+    model = job.settings.model
+    made = [model._target_, model.kwargs, job.session.mesh.session_id.hex()]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    return ModelIdentity(model.name, digest, mpc_imaging.__version__)

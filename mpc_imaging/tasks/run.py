@@ -87,7 +87,7 @@ def _take_part(
     settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
 ) -> None:
     from mpc_imaging.data import load_party
-    from mpc_imaging.tasks import inputs, stored, weights
+    from mpc_imaging.tasks import duplicates, inputs, stored, weights
     from mpc_imaging.tasks.checkpoints import WEIGHTS, Checkpoints, starting_point
     from mpc_imaging.tasks.features import own_inputs
     from mpc_imaging.tasks.job import Job
@@ -102,14 +102,16 @@ def _take_part(
         training = settings.task.kind is TaskKind.train and session.rank is not None
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)
-        own, backbone, noted = None, None, {}
+        own, backbone, noted, twice = None, None, {}, []
 
         def record(event: str, **details: Any) -> None:
             session.ledger.write(event, **details)
             noted[event] = details
 
         if party in settings.data_owners():
-            own, backbone = own_inputs(settings, load_party(settings, party, folder, splits, record), bar)
+            loaded = load_party(settings, party, folder, splits, record)
+            twice = duplicates.check(session, loaded)
+            own, backbone = own_inputs(settings, loaded, bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own, backbone)
@@ -119,7 +121,7 @@ def _take_part(
             checkpoints.plan = plan.digest
         budget = session_budget(session, start)
         job = Job(session, folder, catalogue, own, bar, start=start, checkpoints=checkpoints, budget=budget)
-        job.quality = noted.get("quality", {}).get("findings", [])
+        job.quality = noted.get("quality", {}).get("findings", []) + twice
         job.exchange_ids()
         state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)
@@ -169,9 +171,7 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
         settings.recipients(value) for value in ("metrics", "auc")
     )
     return {
-        split: inputs.share_images(
-            session, catalogue, split, None if own is None else own[split], with_labels, len(settings.data.class_names)
-        )
+        split: inputs.share_images(session, catalogue, split, None if own is None else own[split], with_labels)
         for split in splits
     }
 

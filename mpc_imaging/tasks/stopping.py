@@ -26,7 +26,7 @@ def validation_score(job: Job, logits: torch.Tensor | None, labels: torch.Tensor
     """Share of what decides, higher being better: an int64 scalar; None where nothing is computed.
 
     It is the AUC, the number of right predictions, or the loss summed over the images, negative. logits, labels: shares
-    (N, K) of the validation split.
+    (N, K), or logits (N, 1, H, W) and masks (N, H, W), of the validation split.
     """
     if logits is None:
         return None
@@ -37,7 +37,8 @@ def validation_score(job: Job, logits: torch.Tensor | None, labels: torch.Tensor
         return job.auc(logits, labels)
     if task.early_stopping.metric is StopMetric.accuracy:
         return scores.hits(logits, labels, data.multi_label, job.segment)
-    return -scores.loss(task.loss, logits, labels, job.segment)
+    # Masks as rows: so many of them are handled together as have few pixels.
+    return -scores.loss(task.loss, logits.flatten(1), labels.flatten(1), job.segment)
 
 
 class BestEpoch:

@@ -17,6 +17,7 @@ from mpc_imaging.data.schedule import batch_schedule
 from mpc_imaging.settings import StopMetric
 from mpc_imaging.tasks.checkpoints import BEST, LOSS, OPTIMISER, WEIGHTS, Point
 from mpc_imaging.tasks.compute import forward
+from mpc_imaging.tasks.features import output_shape
 from mpc_imaging.tasks.job import Job, with_auc
 from mpc_imaging.tasks.privacy import private_gradients
 from mpc_imaging.tasks.stopping import BestEpoch, validation_score
@@ -168,10 +169,13 @@ def _step_key(trainer: _Trainer, epoch: _Epoch, batch: int) -> tuple:
     """Of the segment that trains on a batch: those of one key demand the same."""
     if trainer.model is None:
         return ()
+    from mpc_imaging.engine.losses import gradient_scale
     from mpc_imaging.engine.optimiser import rate_class
 
     images, rate = len(epoch.batches[batch]), _rate(trainer.job, epoch.point(batch))
-    return "step", images, rate_class(trainer.job.settings.task, rate, images)
+    settings = trainer.job.settings
+    scale = gradient_scale(settings.task.loss, (images, *output_shape(settings)))
+    return "step", images, rate_class(settings.task, rate, images * scale)
 
 
 def _train_epoch(
@@ -240,7 +244,7 @@ def _steps(trainer: _Trainer, epoch: _Epoch, inputs: _Inputs) -> torch.Tensor:
 
 def _step(trainer: _Trainer, point: Point, batch: _Inputs) -> torch.Tensor | None:
     """Train on one batch; a share of its summed loss, or None where the policy opens no loss."""
-    from mpc_imaging.engine.losses import loss_and_gradient
+    from mpc_imaging.engine.losses import gradient_scale, loss_and_gradient
     from mpc_imaging.engine.tensors import from_share, no_grad, share_of
 
     job, model = trainer.job, trainer.model
@@ -257,6 +261,7 @@ def _step(trainer: _Trainer, point: Point, batch: _Inputs) -> torch.Tensor | Non
             trainer.private.backward(logits, gradient, batch.images)
     job.watch_gradients(model)
     with model.observer("optimiser", task.optimiser.value):
-        trainer.optimiser.step(len(batch.images), _rate(job, point))
+        scale = gradient_scale(task.loss, logits.size())
+        trainer.optimiser.step(len(batch.images) * scale, _rate(job, point))
     job.check_step(model, point.step + 1, point.epoch + 1)
     return None if loss is None else share_of(loss)

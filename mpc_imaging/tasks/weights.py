@@ -19,12 +19,12 @@ from mpc_imaging.data import load_whole_split
 from mpc_imaging.engine.encoding import decode, encode
 from mpc_imaging.errors import DataError, ModelError, SessionError
 from mpc_imaging.models.build import build
-from mpc_imaging.models.convert import output_shape, prepare
+from mpc_imaging.models.convert import output_shape as traced_shape, prepare
 from mpc_imaging.models.weights import load_weights, save_weights, set_weights
 from mpc_imaging.parties import sealed, sharing
 from mpc_imaging.parties.session import Session
 from mpc_imaging.settings import Loss, Method, Settings, TaskKind, TaskSettings, WeightsSource, public_digests
-from mpc_imaging.tasks.features import features_of, sample_shape
+from mpc_imaging.tasks.features import features_of, output_shape, sample_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,12 +51,19 @@ def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int]
             lr=plan.lr,
             momentum=plan.momentum,
             weight_decay=plan.weight_decay,
-            loss=Loss.binary_cross_entropy if settings.data.multi_label else Loss.cross_entropy,
+            optimiser=plan.optimiser,
+            loss=_pretraining_loss(settings),
         )
         told = (lambda epoch, loss: progress(epoch, plan.epochs)) if progress else None
         train_plaintext(module, split.images, split.labels, task, settings.seed, told)
         save_weights(module.state_dict(), pretrained_file(settings, folder))
     return module.eval()
+
+
+def _pretraining_loss(settings: Settings) -> Loss:
+    if settings.data.masks:
+        return Loss.dice_bce
+    return Loss.binary_cross_entropy if settings.data.multi_label else Loss.cross_entropy
 
 
 def pretrained_file(settings: Settings, folder: Path) -> Path:
@@ -73,15 +80,12 @@ def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.G
     # Shares were made of the graph that was trained, in which nothing is folded.
     training = settings.task.kind is TaskKind.train or settings.model.weights.source is WeightsSource.shares
     prepared = prepare(module, training)
-    classes = len(settings.data.class_names)
-    shape = output_shape(prepared, (2, *sample_shape(settings)))
-    if tuple(shape) != (2, classes):
-        raise ModelError(
-            [
-                f"the model gives {tuple(shape[1:])} for an image, not a score for each of data.class_names "
-                f"({classes}); set its number of classes in model.kwargs"
-            ]
-        )
+    given, wanted = tuple(traced_shape(prepared, (2, *sample_shape(settings))))[1:], output_shape(settings)
+    if given != wanted:
+        what = f"a score for each of data.class_names ({wanted[0]}); set its number of classes in model.kwargs"
+        if settings.data.masks:
+            what = f"a logit for each pixel {wanted}; write model=unet_small, or data.masks=false"
+        raise ModelError([f"the model gives {given} for an image, not {what}"])
     return prepared
 
 

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     CORRECTION = 7  # from the dealer
     ABORT = 8  # one line: why the session ends
     BYE = 9  # empty: the sender has done its part
+    BLINDED = 10  # elements of two owners' private set intersection
 
 
 _KINDS = {int(kind): kind for kind in Kind}

@@ -127,11 +127,20 @@ def test_losses_and_their_gradients_are_their_documented_formulas():
         Loss.binary_cross_entropy: (entropy.sum() / 6, (sigmoid - onehot) / 6),
         Loss.mse: (((logits - onehot) ** 2).sum() / 6, 2 * (logits - onehot) / 6),
     }
-    for loss in Loss:
+    for loss, (formula, its_gradient) in expected.items():
         value = loss_function(TaskSettings(loss=loss))(logits, labels)
         (gradient,) = torch.autograd.grad(value, logits)
-        assert value.item() == pytest.approx(expected[loss][0].item())
-        assert torch.allclose(gradient, expected[loss][1])
+        assert value.item() == pytest.approx(formula.item())
+        assert torch.allclose(gradient, its_gradient)
+    assert {*expected, Loss.dice_bce} == set(Loss)
+
+
+def test_the_loss_of_masks_is_its_documented_formula():
+    logits = torch.tensor([[[[0.0, 100.0], [-100.0, -100.0]]], [[[-100.0, -100.0], [-100.0, -100.0]]]])
+    masks = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]])
+    value = loss_function(TaskSettings(loss=Loss.dice_bce))(logits, masks)
+    dice = (2 * 1.5 / 4 + 0.01) / (1.5 / 4 + 2 / 4 + 0.01)
+    assert value.item() == pytest.approx((math.log(2) / 4 + 1 - dice) / 2, rel=1e-5)
 
 
 def test_epochs_are_reported_in_eval_mode_as_they_end():

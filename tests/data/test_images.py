@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpc_imaging.data.images import match_channels, normalise, resize
+from mpc_imaging.data.images import match_channels, normalise, resize, resize_masks
 
 
 def test_resize_keeps_the_aspect_and_centres() -> None:
@@ -40,3 +40,21 @@ def test_match_channels_over_any_leading_axes() -> None:
     assert luma.shape == (5, 1, 4, 4)
     np.testing.assert_allclose(luma[2], match_channels(colour[2], 1), atol=1e-6)
     np.testing.assert_allclose(match_channels(luma, 3)[:, 1], luma[:, 0])
+
+
+def test_a_mask_is_resized_as_its_image() -> None:
+    """Padded on the same sides and as much; a pixel is marked if half of its area is."""
+    mask = torch.zeros(2, 12, 20, dtype=torch.bool)
+    mask[0, 2:8, 4:16] = True
+    mask[1, 0:2, 0:3] = True
+    for size in (5, 10, 20, 40, 17):
+        image = resize(mask[:, None].float(), size)[:, 0]
+        found = resize_masks(mask, size)
+        assert found.dtype == torch.uint8 and found.shape == (2, size, size)
+        at = torch.arange(float(size))
+        for axis in (0, 1):
+            there, here = image[0].sum(axis), found[0].float().sum(axis)
+            assert abs((there * at).sum() / there.sum() - (here * at).sum() / here.sum()) < 0.3
+    quarters = resize_masks(mask, 10)[1]
+    assert quarters[2, 0] == 1 and quarters[2, 1] == 1, "4 and 2 of 4 pixels"
+    assert quarters.sum() == 2

@@ -5,15 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from mpc_imaging.baselines.optimisers import class_weights, loss_function
-from mpc_imaging.engine.losses import image_weights, loss_and_gradient, smoothed
+from mpc_imaging.engine.losses import gradient_scale, image_weights, loss_and_gradient, smoothed
 from mpc_imaging.settings import Loss, TaskSettings
+
+CLASS_LOSSES = [kind for kind in Loss if kind is not Loss.dice_bce]
 
 
 def loss(logits, onehot, kind):
     return loss_and_gradient(kind, logits, onehot, True)
 
 
-@pytest.mark.parametrize("kind", list(Loss))
+@pytest.mark.parametrize("kind", CLASS_LOSSES)
 @pytest.mark.parametrize("classes", [2, 7])
 def test_losses_equal_the_baseline_times_the_batch(two, kind, classes):
     logits, labels = torch.randn(16, classes) * 3, torch.randint(classes, (16,))
@@ -31,7 +33,7 @@ def gradient_only(logits, onehot, kind):
     return gradient
 
 
-@pytest.mark.parametrize("kind", list(Loss))
+@pytest.mark.parametrize("kind", CLASS_LOSSES)
 def test_a_loss_that_nobody_sees_costs_nothing(two, kind):
     logits, onehot = torch.randn(8, 3), F.one_hot(torch.arange(8) % 3, 3).double()
     _, gradient = two.run(loss, logits, onehot, kind=kind)
@@ -46,7 +48,7 @@ def weighted(logits, labels, kind, smoothing, weights, balanced):
     return loss_and_gradient(kind, logits, targets, True, image_weights(labels, weights, balanced))
 
 
-@pytest.mark.parametrize("kind", list(Loss))
+@pytest.mark.parametrize("kind", CLASS_LOSSES)
 @pytest.mark.parametrize(
     ("smoothing", "weights", "balanced"),
     [(0.2, [], False), (0.0, [0.5, 2.0, 1.0], False), (0.1, [1.0, 2.0, 3.0], True)],
@@ -102,3 +104,27 @@ def test_frequencies_may_be_larger_than_narrow_comparisons_take(two):
     labels = F.one_hot((torch.arange(100) < 10).long(), 2).double()
     weights = two.run(narrow_weights, labels, bits=22).flatten()
     assert (weights[[0, 99]] - torch.tensor([5.0, 100 / 180])).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize(("size", "scale"), [(8, 8), (28, 16)])
+@pytest.mark.parametrize("share_of_ones", [0.0, 0.02, 0.4])
+def test_dice_and_cross_entropy_of_masks_equal_the_baseline(two, size, scale, share_of_ones):
+    logits = torch.randn(6, 1, size, size) * 3
+    masks = (torch.rand(6, size, size) < share_of_ones).long()
+    value, gradient = two.run(loss, logits, masks.double(), kind=Loss.dice_bce)
+    logits.requires_grad_()
+    expected = loss_function(TaskSettings(loss=Loss.dice_bce))(logits, masks) * 6
+    expected.backward()
+    assert gradient_scale(Loss.dice_bce, logits.shape) == scale
+    assert value == pytest.approx(expected.item(), rel=0.002)
+    assert gradient.shape == logits.shape
+    assert (gradient - logits.grad.double() * scale).abs().max() < 2e-3
+
+
+def test_a_loss_of_masks_that_nobody_sees_costs_nothing(two):
+    logits, masks = torch.randn(2, 1, 4, 4), torch.randint(2, (2, 4, 4)).double()
+    _, gradient = two.run(loss, logits, masks, kind=Loss.dice_bce)
+    with_loss = two.rounds
+    alone = two.run(gradient_only, logits, masks, kind=Loss.dice_bce)
+    assert two.rounds < with_loss
+    assert (alone - gradient).abs().max() < 2e-3

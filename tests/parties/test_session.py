@@ -80,6 +80,14 @@ def test_ranks_and_links(consortium):
     assert seen["a"][2] == {"h1", "h2", "vendor", "b", "dealer"}
 
 
+def test_owners_that_compare_their_images_are_linked(consortium):
+    parties = consortium("outside")
+    parties.settings.policy.reveal["duplicates"] = ["image_owner"]
+    seen = parties.all(lambda session: set(session.mesh.peers))
+    assert (seen["h1"], seen["h2"]) == ({"h2", "a", "b"}, {"h1", "a", "b"})
+    assert seen["vendor"] == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("change", "section"),
     [

@@ -201,7 +201,7 @@ def test_images_reconstruct_in_joint_order(consortium, topology, with_labels):
     catalogue = Catalogue({owner: {s: len(rows[s]) for s in SPLITS} for owner, rows in own.items()}, (1, 2, 2))
 
     def part(session: Session):
-        return {s: share_images(session, catalogue, s, own.get(session.me, {}).get(s), with_labels, 2) for s in SPLITS}
+        return {s: share_images(session, catalogue, s, own.get(session.me, {}).get(s), with_labels) for s in SPLITS}
 
     results = parties.all(_taking_part(part))
     compute = parties.settings.compute_parties()
