@@ -81,6 +81,7 @@ class TaskKind(Enum):
 
     infer = "infer"
     train = "train"
+    stream = "stream"
 
 
 class Loss(Enum):
@@ -168,4 +169,5 @@ SPLITS = ("train", "val", "test")
 PRODUCED = {
     TaskKind.infer: ("logits", "predictions", "metrics", "auc"),
     TaskKind.train: ("logits", "predictions", "metrics", "auc", "loss", "weights", "epoch", "update"),
+    TaskKind.stream: ("logits", "predictions"),
 }

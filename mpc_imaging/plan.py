@@ -20,7 +20,7 @@ from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.compose import compose, compose_settings
 from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
 from mpc_imaging.reading import did_you_mean, read
-from mpc_imaging.settings import SPLITS, RandomnessMode, Role, Settings, from_mapping, to_mapping
+from mpc_imaging.settings import SPLITS, RandomnessMode, Role, Settings, TaskKind, from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from mpc_imaging.tasks.rehearsal import Rehearsal
@@ -174,20 +174,27 @@ def stated_counts(texts: Sequence[str], owners: Sequence[str], splits: Sequence[
 
 def read_counts(settings: Settings, splits: Sequence[str]) -> dict[str, dict[str, int]]:
     """Images of each owner in each split, as they are read here. Raises `DataError` where they cannot be."""
-    from mpc_imaging.data import load_party
-
     counts = {}
     with tempfile.TemporaryDirectory() as folder:
         for owner in settings.data_owners():
             path = Path(folder, owner)
             path.mkdir()
             try:
-                loaded = load_party(settings, owner, path, splits)
+                counts[owner] = _counted(settings, owner, path, splits)
             except DataError as error:
                 hint = "if these images are not here, say how many there are, with --images"
                 raise DataError([*error.problems, hint]) from None
-            counts[owner] = {split: len(images) for split, images in loaded.items()}
     return counts
+
+
+def _counted(settings: Settings, owner: str, folder: Path, splits: Sequence[str]) -> dict[str, int]:
+    if settings.task.kind is TaskKind.stream:
+        from mpc_imaging.data.cine import open_cine
+
+        return {split: len(open_cine(settings, owner, folder)) for split in splits}
+    from mpc_imaging.data import load_party
+
+    return {split: len(images) for split, images in load_party(settings, owner, folder, splits).items()}
 
 
 def _record(arguments: argparse.Namespace, settings: Settings, rehearsal: Rehearsal) -> dict[str, Any]:

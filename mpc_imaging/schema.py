@@ -278,6 +278,20 @@ class EarlyStoppingSettings:
 
 
 @dataclass
+class StreamSettings:
+    """Cine, frame by frame (task=stream).
+
+    queue: decoded frames that wait at an owner, at most. fps: frames that come each second, as from a live source: the
+    oldest that waits is dropped when the queue is full; null: as fast as they can be taken, none is dropped.
+    frames_per_step: frames of one owner that are computed together; more of them take longer, and less each.
+    """
+
+    queue: int = 4
+    fps: float | None = None
+    frames_per_step: int = 1
+
+
+@dataclass
 class TaskSettings:
     """What to do. ``split``: what infer runs on, and train is tested on at the end; each epoch is evaluated on val.
 
@@ -312,6 +326,7 @@ class TaskSettings:
     update_norm: float | None = None
     evaluate_each_epoch: bool = True
     eval_batch_size: int = 64
+    stream: StreamSettings = field(default_factory=StreamSettings)
 
 
 @dataclass

@@ -62,6 +62,7 @@ from mpc_imaging.schema import (
     ProtocolSettings as ProtocolSettings,
     RandomnessSettings as RandomnessSettings,
     ScheduleSettings as ScheduleSettings,
+    StreamSettings as StreamSettings,
     TaskSettings as TaskSettings,
     TopologySettings as TopologySettings,
     TransportSettings as TransportSettings,

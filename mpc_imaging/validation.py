@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from mpc_imaging import mask_checks, training_checks
+from mpc_imaging import mask_checks, stream_checks, training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
@@ -54,6 +54,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "task.early_stopping.patience",
             "task.local_epochs",
             "privacy.micro_batch",
+            "task.stream.queue",
+            "task.stream.frames_per_step",
             "model.backbone.batch_size",
             "checkpoint.every",
             "checkpoint.keep",
@@ -81,6 +83,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "privacy.input_norm",
             "privacy.noise_multiplier",
             "privacy.epsilon",
+            "task.stream.fps",
             "transport.timeout_s",
             "transport.connect_timeout_s",
         ),
@@ -136,6 +139,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         _weights,
         *training_checks.CHECKS,
         *mask_checks.CHECKS,
+        *stream_checks.CHECKS,
     )
     return [problem for check in checks for problem in check(settings, party)]
 

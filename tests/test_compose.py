@@ -55,8 +55,11 @@ def test_every_experiment_runs_on_every_topology(experiment: str, topology: str,
 
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
-    needed = ["randomness.store=/store"] if choice == "stored" else []
-    compose_settings([f"{group}={choice}", *needed])
+    needed = {
+        "stored": ["randomness.store=/store"],
+        "stream": ["data=dicom", "data.path=/data", "data.frames=all"] if group == "task" else [],
+    }
+    compose_settings([f"{group}={choice}", *needed.get(choice, [])])
 
 
 @pytest.mark.parametrize(

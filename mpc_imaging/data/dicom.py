@@ -154,5 +154,5 @@ def _colours(stored: np.ndarray, photometric: str, header: Dataset) -> np.ndarra
     if photometric == "PALETTE COLOR":
         return palette.colours(stored, header)
     if photometric == "RGB" and stored.ndim == 3:  # pydicom hands YBR over as RGB
-        return np.moveaxis(stored / (2.0**header.BitsStored - 1), -1, 0)
+        return np.moveaxis(np.divide(stored, 2**header.BitsStored - 1, dtype=np.float32), -1, 0)
     raise ImageError(Reason.unsupported)

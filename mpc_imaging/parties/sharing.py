@@ -21,10 +21,19 @@ def holder_of(session: Session, owner: str) -> str:
     return owner if owner in session.compute else session.compute[-1]
 
 
-def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | None:
+def noted(session: Session, owner: str, name: str, shape: Sequence[int]) -> None:
+    """Write into the ledger what ``owner`` shares: of ``shape``, or in parts of so much at most.
+
+    Called by the owner and by those who compute.
+    """
+    session.ledger.write("input", value=name, owner=owner, shape=list(shape))
+
+
+def share(session: Session, name: str | None, value: torch.Tensor) -> torch.Tensor | None:
     """Called by the owner of ``value`` (int64, fixed point, any shape): gives every compute party its share.
 
-    Returns the owner's own share, int64 of the same shape, if it computes. ``name`` goes into the ledger.
+    Returns the owner's own share, int64 of the same shape, if it computes. ``name`` goes into the ledger, unless it is
+    None: then the value is a part of what was `noted` before.
     Raises `TransportError` if the session ends meanwhile.
     """
     holder = holder_of(session, session.me)
@@ -33,19 +42,22 @@ def share(session: Session, name: str, value: torch.Tensor) -> torch.Tensor | No
     for party in session.compute:
         if party != holder:
             rest = rest - session.stream(party, f"input {session.me}").ring(value.shape)
-    session.ledger.write("input", value=name, owner=session.me, shape=list(value.shape))
+    if name is not None:
+        noted(session, session.me, name, value.shape)
     if holder == session.me:
         return rest
     session.mesh.send(holder, Kind.SHARE, octets(rest), wait_s=PATIENT_S)
     return None
 
 
-def receive(session: Session, owner: str, name: str, shape: Sequence[int]) -> torch.Tensor:
+def receive(session: Session, owner: str, name: str | None, shape: Sequence[int]) -> torch.Tensor:
     """Called by a compute party that is not the owner: its share of ``owner``'s value, int64 of the public ``shape``.
 
+    ``name``: as in `share`.
     Raises `TransportError` if the owner sends something else, or nothing within the timeout.
     """
-    session.ledger.write("input", value=name, owner=owner, shape=list(shape))
+    if name is not None:
+        noted(session, owner, name, shape)
     if holder_of(session, owner) != session.me:
         return session.stream(owner, f"input {owner}").ring(shape)
     return from_octets(session.mesh.receive(owner, Kind.SHARE, size_of(shape)), shape)

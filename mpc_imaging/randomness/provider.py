@@ -118,6 +118,17 @@ class PlannedProvider(PartyProvider):
         self._ahead.append((demand, dealt))
         return sum(part.nbytes for part in (*dealt.shares, *dealt.own, dealt.common))
 
+    def discard(self) -> int:
+        """Take what is left of the plan, and throw it away: the task ends before it. Returns how many demands."""
+        left = len(self._ahead)
+        self._ahead.clear()
+        for index, demand in self._plan:
+            size = correlations.message_octets(demand, index, self.rank, self.parties)
+            if size:
+                self._read(size)
+            left += 1
+        return left
+
     def finish(self) -> None:
         """Check that the plan is used up. Raises `RandomnessError` if it has more."""
         if self._ahead or self._take() is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_imaging import __version__
-from mpc_imaging.report import plots, wording
+from mpc_imaging.report import plots, streaming, wording
 from mpc_imaging.report.metrics import LOGIT_FIDELITY, log_softmax
 from mpc_imaging.report.predictions import write_atomically
 
@@ -35,6 +35,7 @@ class Details:
     plain_logits: npt.NDArray[np.float32] | None = None  # (N, K)
     masks: Sequence[tuple[npt.NDArray[Any], ...]] | None = None  # image (H, W) and its true, secure, plaintext mask
     quality: Sequence[Mapping[str, Any]] = ()  # party, split, kind, count
+    latencies: Mapping[str, Sequence[float]] = field(default_factory=dict)  # ms of each frame, by its owner
     receiver: str | None = None  # whose page it is, on real machines
     date: str = field(default_factory=_now)
 
@@ -80,6 +81,7 @@ def _view(metrics: Mapping[str, Any], details: Details) -> dict[str, Any]:
         "fidelity_rows": _fidelity_rows(metrics, notes),
         "cost_rows": _cost_rows(metrics, details, notes),
         "privacy_rows": wording.privacy(metrics.get("privacy")),
+        "stream_rows": streaming.rows(metrics["stream"]) if metrics.get("stream") else [],
         "layer_rows": [_layer_row(layer) for layer in details.layers],
         "drawn_layers": len(plots.costliest(details.layers)),
         "notes": notes.reasons,
@@ -120,7 +122,9 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         largest = wording.error(fidelity["max_logit_error"])
         tiles.append(("Largest logit error", largest, f"mean {wording.error(fidelity['mean_logit_error'])}"))
     cost = metrics["cost"]
-    if cost["online_s"] is not None:
+    if metrics.get("stream"):
+        tiles.append(streaming.tile(metrics["stream"]))
+    elif cost["online_s"] is not None:
         tiles.append(("Online time", wording.seconds(cost["online_s"]), f"{wording.size(cost['sent_bytes'])} sent"))
     return tiles
 
@@ -193,6 +197,8 @@ def _figures(metrics: Mapping[str, Any], details: Details) -> dict[str, str]:
         figures["training"] = plots.training_curves(histories)
     if details.masks:
         figures["masks"] = plots.mask_overlays(details.masks)
+    if details.latencies:
+        figures["latencies"] = plots.frame_latencies(details.latencies)
     if details.layers:
         figures["layers"] = plots.layer_costs(details.layers)
     return figures

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_imaging.errors import DataError
-from mpc_imaging.report import wording
+from mpc_imaging.report import streaming, wording
 from mpc_imaging.report.html import Details, write_report
 from mpc_imaging.report.masks import MASKS, read_masks
 from mpc_imaging.report.metrics import (
@@ -93,7 +93,9 @@ def _collect(
 ) -> tuple[dict[str, Any], Details]:  # fmt: skip
     outputs = _merge(parts, plaintext)
     counts = _counts(results)
+    stream = streaming.stream_metrics(results)
     images = sum(splits.get(settings.task.split, 0) for splits in counts.values()) or len(outputs.ids)
+    images = images if stream is None else stream["frames"]
     aggregate = next((result["metrics"] for result in results if result["metrics"]), None)
     individual = len(outputs.ids) > 0 and not (aggregate and _partial(outputs, images))
     secure = _from_outputs(outputs, settings, images) if individual else aggregate
@@ -118,6 +120,7 @@ def _collect(
         "best_epoch": next((n for result in results if (n := result.get("best_epoch")) is not None), None),
         "fidelity": _fidelity(outputs, plaintext, rows, settings),
         "cost": _cost(results),
+        "stream": stream,
         "history": {"secure": _history(results), "plaintext": list(plaintext.history) if plaintext else []},
     }
     return metrics, _details(results, outputs, settings, plaintext, rows, counts, receiver)
@@ -142,6 +145,7 @@ def _details(
         plain_logits=plaintext.logits.numpy()[rows] if comparable and classified else None,
         masks=_shown_masks(outputs, plaintext, rows) if comparable and not classified else None,
         receiver=receiver,
+        latencies=streaming.latencies(results),
         quality=[{"party": result["party"], **found} for result in results for found in result.get("quality", [])],
     )
 

@@ -166,6 +166,22 @@ def mask_overlays(rows: Sequence[tuple[npt.NDArray[Any], ...]]) -> Any:
 
 
 @_figure
+def frame_latencies(latencies: Mapping[str, Sequence[float]]) -> Any:
+    """Milliseconds from a frame's arrival to its result, by the frame's place in its owner's stream."""
+    figure = _new_figure(8.6, 2.6)
+    axis = figure.subplots()
+    for number, (owner, values) in enumerate(latencies.items()):
+        colour = _CLASS_COLOURS[number % len(_CLASS_COLOURS)]
+        # A long cine has thousands of points, which would make the page heavy as vectors.
+        axis.plot(range(len(values)), values, color=colour, linewidth=1.0, label=owner, rasterized=len(values) > 1000)
+    axis.set(xlabel="frame", ylabel="latency in ms", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(True)
+    axis.legend(loc="lower right")
+    return figure
+
+
+@_figure
 def layer_costs(layers: Sequence[Mapping[str, Any]]) -> Any:
     """Seconds, rounds and megabytes of each layer as horizontal bars, the first layer on top."""
     shown = costliest(layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpc_imaging.report import wording
+from mpc_imaging.report import streaming, wording
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,8 +18,9 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
     secure, plaintext = metrics["secure"], metrics["plaintext"] or {}
+    unit = "frames" if metrics.get("stream") else "images"
     title = (
-        f"{metrics['name']}: {metrics['task']} over {metrics['topology']}, {wording.count(metrics['images'])} images"
+        f"{metrics['name']}: {metrics['task']} over {metrics['topology']}, {wording.count(metrics['images'])} {unit}"
     )
     table = Table(title=Text(title), caption=Text(_caption(metrics)), caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("metric")
@@ -86,6 +87,8 @@ def _caption(metrics: Mapping[str, Any]) -> str:
             f"dealer, {wording.count(cost['rounds'])} rounds, {wording.size(cost['sent_bytes'])} sent by a compute "
             f"party at most, {wording.size(cost['dealer_bytes'])} from the dealer."
         )
+    if metrics.get("stream"):
+        lines.append(streaming.sentence(metrics["stream"]))
     if metrics.get("privacy"):
         rows = dict(wording.privacy(metrics["privacy"]))
         lines.append("Privacy: " + "; ".join(f"{name.lower()} {rows[name]}" for name in list(rows)[:2]) + ".")

@@ -33,6 +33,7 @@ from mpc_imaging.tasks.results import write_own
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
+    from mpc_imaging.tasks.feed import Feed
 
 
 ONLY_AUC = "needs counts; only the AUC was revealed"
@@ -63,7 +64,9 @@ class Job:
     may be left out. It is called outside of every segment, and only where `Settings.stops_early`. ``start``: where the
     task begins. ``checkpoints``: of a compute party that trains; None in a rehearsal, which leaves no files.
     ``budget``: of private training. ``best_epoch``: the one that early stopping chose, where it is opened.
-    ``quality``: what `data.quality` found in this party's images, and `tasks.duplicates` at other owners.
+    ``quality``: what `data.quality` found in this party's images, and `tasks.duplicates` at other owners. ``feed``:
+    where task=stream takes its steps from; ``stream``: what came of it. ``complete``: whether all that was planned was
+    done.
     """
 
     session: Session
@@ -81,6 +84,9 @@ class Job:
     budget: Budget | None = None
     best_epoch: int | None = None
     quality: list[dict[str, Any]] = field(default_factory=list)
+    feed: Feed | None = None
+    stream: dict[str, Any] | None = None
+    complete: bool = True
 
     @property
     def settings(self) -> Settings:
@@ -261,13 +267,7 @@ class Job:
             return
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
         with_logits, with_predictions = self._rows("logits", split), self._rows("predictions", split)
-        opened = self.open("logits", logits, (total, self.classes), spans)
-        predicted = None
-        # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
-        individually = any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
-        onehot = self._predicted(logits) if individually or self.wanted("metrics") else None
-        if individually:
-            predicted = self._open_predictions(onehot, total, spans)
+        opened, predicted, onehot = self.open_rows(logits, total, spans, self.wanted("metrics"))
         if self.wanted("metrics"):
             self.metrics = self._open_counts(split, onehot, labels)
         self.metrics = with_auc(self.metrics, self.open_auc(logits, labels))
@@ -278,6 +278,26 @@ class Job:
         elif opened is not None:
             several = self.settings.data.multi_label
             self._write(split, "logits", opened.float(), (opened > 0).long() if several else opened.argmax(1))
+
+    def open_rows(
+        self, logits: torch.Tensor | None, total: int, spans: Mapping[str, slice], counted: bool = False
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Open logits and predictions of the first ``total`` rows, of the owners in ``spans``, as the policy says.
+
+        logits: shares (N, K), with as many rows or more, or None. Returns what this party may see of both, or None, and
+        shares of all rows' predictions (see `counts`): None unless they were needed, or are to be ``counted``.
+        """
+        with_logits, with_predictions = (
+            allowed_rows(self.settings, value, spans, total) for value in ("logits", "predictions")
+        )
+        opened = self.open("logits", None if logits is None else logits[:total], (total, self.classes), spans)
+        # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
+        individually = any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
+        onehot = self._predicted(logits) if individually or counted else None
+        predicted = None
+        if individually:
+            predicted = self._open_predictions(None if onehot is None else onehot[:total], total, spans)
+        return opened, predicted, onehot
 
     def open_weights(self, shapes: Mapping[str, torch.Size], shares: Mapping[str, torch.Tensor] | None) -> None:
         """Open trained weights to those whom the policy names, and write them there (weights.safetensors)."""
@@ -333,6 +353,7 @@ class Job:
             "metrics": self.metrics,
             "privacy": None if self.budget is None else self.budget.entry(len(self.history)),
             "quality": self.quality,
+            "stream": self.stream,
             "cost": cost,
             "layers": layers,
         }

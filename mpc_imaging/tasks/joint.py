@@ -18,8 +18,9 @@ import torch
 
 from mpc_imaging import settings as config
 from mpc_imaging.baselines.federated import joint_reference, run_federated
-from mpc_imaging.baselines.plaintext import PlaintextResult, run_plaintext
+from mpc_imaging.baselines.plaintext import PlaintextResult, predict, run_plaintext
 from mpc_imaging.data import load_party
+from mpc_imaging.data.cine import open_cine
 from mpc_imaging.engine.encoding import decode
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.models.build import build
@@ -37,6 +38,8 @@ def plaintext_baselines(run: Path, settings: Settings) -> tuple[PlaintextResult,
 
     Raises `DataError` or `ModelError` for data and weights that have gone since the run.
     """
+    if settings.task.kind is TaskKind.stream:
+        return _streamed(run, settings, _module(run, settings)), None
     splits = needed_splits(settings)
     parts = {
         owner: own_inputs(settings, load_party(settings, owner, run / "parties" / owner, splits))[0]
@@ -48,6 +51,21 @@ def plaintext_baselines(run: Path, settings: Settings) -> tuple[PlaintextResult,
         prepared = weights.prepared_module(settings, module)
         return run_federated(settings, prepared, data), joint_reference(settings, module, data)
     return run_plaintext(settings, module, data, plaintext_gradients(settings, module)), None
+
+
+def _streamed(run: Path, settings: Settings, module: torch.nn.Module) -> PlaintextResult:
+    """All frames of all owners in plaintext, also those that a live stream dropped; they are not held together."""
+    ids, labels, logits = [], [], []
+    for owner in settings.data_owners():
+        cine = open_cine(settings, owner, run / "parties" / owner)
+        split = cine.split()
+        for number, load in cine.frames():
+            image = load()
+            if image is not None:
+                ids.append(split.ids[number])
+                labels.append(split.labels[number])
+                logits.append(predict(module, image[None], 1)[0])
+    return PlaintextResult(ids, torch.stack(labels), torch.stack(logits), [], module.state_dict())
 
 
 def _module(run: Path, settings: Settings) -> torch.nn.Module:

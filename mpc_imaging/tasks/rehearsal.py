@@ -22,10 +22,11 @@ from mpc_imaging.parties.session import Session
 from mpc_imaging.randomness.phases import Phases
 from mpc_imaging.randomness.plan import Labels, Plan, Tally
 from mpc_imaging.randomness.recording import RecordingProvider
-from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, WeightsSource
+from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
 from mpc_imaging.tasks import compute, run, weights
 from mpc_imaging.tasks.checkpoints import Start
 from mpc_imaging.tasks.features import label_shape, sample_shape
+from mpc_imaging.tasks.feed import RehearsedFeed
 from mpc_imaging.tasks.inputs import Catalogue
 from mpc_imaging.tasks.job import Job
 from mpc_imaging.tasks.progress import Progress
@@ -81,6 +82,7 @@ def rehearse(
         repeats = _Repeats(meter, provider)
         job = _job(session, Path(folder), counts, repeats)
         job.start = start or Start()
+        job.feed = RehearsedFeed(session, job.catalogue) if settings.task.kind is TaskKind.stream else None
         model = run.secure_model(prepared, _zero_state(settings, prepared), repeats.layer)
         data = {split: _zero_shares(job, split) for split in run.shared_splits(settings)}
         meter.start()

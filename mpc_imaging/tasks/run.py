@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _workers(settings: Settings) -> int:
 
 def needed_splits(settings: Settings) -> list[str]:
     """Splits whose images the owners need."""
-    if settings.task.kind is TaskKind.infer:
+    if settings.task.kind is not TaskKind.train:
         return [settings.task.split]
     shown = any(settings.recipients(value) for value in ("metrics", "auc"))
     chosen = settings.task.early_stopping.metric is not StopMetric.none
@@ -77,8 +77,13 @@ def needed_splits(settings: Settings) -> list[str]:
 
 
 def shared_splits(settings: Settings) -> list[str]:
-    """Those of them whose images the owners share: in federated training not those that they only train on."""
+    """Those of them whose images the owners share at the start.
+
+    In federated training not those that they only train on; in a stream none, since frames are shared one by one.
+    """
     task = settings.task
+    if task.kind is TaskKind.stream:
+        return []
     federated = task.method is Method.federated and task.kind is TaskKind.train
     return [s for s in needed_splits(settings) if not federated or s != "train" or s == task.split]
 
@@ -90,6 +95,7 @@ def _take_part(
     from mpc_imaging.tasks import duplicates, inputs, stored, weights
     from mpc_imaging.tasks.checkpoints import WEIGHTS, Checkpoints, starting_point
     from mpc_imaging.tasks.features import own_inputs
+    from mpc_imaging.tasks.feed import SessionFeed
     from mpc_imaging.tasks.job import Job
     from mpc_imaging.tasks.privacy import session_budget
     from mpc_imaging.tasks.progress import Progress
@@ -100,15 +106,18 @@ def _take_part(
     with Session.open(settings, party, folder, certificates, listener) as session:
         stored.check(session)
         training = settings.task.kind is TaskKind.train and session.rank is not None
+        streaming = settings.task.kind is TaskKind.stream
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)
-        own, backbone, noted, twice = None, None, {}, []
+        own, backbone, noted, twice, prefetcher = None, None, {}, [], None
 
         def record(event: str, **details: Any) -> None:
             session.ledger.write(event, **details)
             noted[event] = details
 
-        if party in settings.data_owners():
+        if streaming and party in settings.data_owners():
+            own, prefetcher = _own_cine(settings, party, folder, record)
+        elif party in settings.data_owners():
             loaded = load_party(settings, party, folder, splits, record)
             twice = duplicates.check(session, loaded)
             own, backbone = own_inputs(settings, loaded, bar)
@@ -122,17 +131,29 @@ def _take_part(
         budget = session_budget(session, start)
         job = Job(session, folder, catalogue, own, bar, start=start, checkpoints=checkpoints, budget=budget)
         job.quality = noted.get("quality", {}).get("findings", []) + twice
+        if streaming:
+            job.feed = SessionFeed(session, catalogue, prefetcher)
         job.exchange_ids()
         state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)
         if session.rank is not None:
             _compute(job, plan, prepared, state, data)
             return
-        if job.expects_results():
+        if job.expects_results() or prefetcher is not None:
             perform(job, prepared, None, data)
         else:
             log.info("shared its inputs and leaves")
         job.finish(None, [])
+
+
+def _own_cine(settings: Settings, party: str, folder: Path, record: Callable[..., None]) -> tuple[dict[str, Any], Any]:
+    """The party's frames without their pixels, and what will read those."""
+    from mpc_imaging.data.cine import open_cine
+    from mpc_imaging.data.prefetch import Prefetcher
+
+    task = settings.task
+    cine = open_cine(settings, party, folder, record)
+    return {task.split: cine.split()}, Prefetcher(cine, task.stream.queue, task.stream.fps)
 
 
 def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule, start: Any) -> Any:
@@ -189,6 +210,8 @@ def _compute(
         meter.start()
         perform(job, prepared, model, data)
         cost = meter.cost()
+        if plan is not None and not job.complete:
+            job.session.ledger.write("discarded", demands=provider.discard())
     job.finish(cost, meter.layer_rows())
 
 
@@ -208,9 +231,13 @@ def perform(job: Any, prepared: torch.fx.GraphModule, model: Any, data: dict[str
     """The whole task, after all inputs are shared; ``model`` is None at parties that do not compute."""
     from mpc_imaging.tasks.federated import Federation
     from mpc_imaging.tasks.infer import infer
+    from mpc_imaging.tasks.stream import stream
     from mpc_imaging.tasks.train import train
 
     task, federation = job.settings.task, None
+    if task.kind is TaskKind.stream:
+        stream(job, model)
+        return
     if task.kind is TaskKind.train and task.method is Method.federated:
         federation = Federation(job, prepared, model)
         federation.train(data)

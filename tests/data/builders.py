@@ -41,6 +41,14 @@ def make_dicom(path: Path, pixels: np.ndarray, bits: int = 12, **elements: objec
     return path
 
 
+def make_cine(path: Path, count: int, seed: int = 0, size: tuple[int, int] = (12, 10)) -> Path:
+    """Write ``count`` frames in colour as one file; each is smooth, and another one."""
+    noise = np.random.default_rng(seed).integers(0, 256, (count, 3, 3, 3), dtype=np.uint8)
+    frames = noise.repeat(-(-size[0] // 3), axis=1).repeat(-(-size[1] // 3), axis=2)[:, : size[0], : size[1]]
+    content = frames.tobytes() + b"\0" * (frames.nbytes % 2)
+    return make_dicom(path, np.ascontiguousarray(frames[0]), 8, NumberOfFrames=count, PixelData=content)
+
+
 def make_encapsulated(
     path: Path, frames: list[bytes], syntax: UID, shape: tuple[int, int], bits: int = 16, **elements: object
 ) -> Path:

@@ -1,5 +1,7 @@
 """The simulated dealer, and the log by which parties compare what they used."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -178,3 +180,21 @@ def test_a_plan_must_be_used_up():
         provider.get(demand)
     with pytest.raises(RandomnessError, match="ended after 5 demands, before its plan"):
         provider.finish()
+
+
+@pytest.mark.parametrize("limit", [0, 50, 1 << 40])
+@pytest.mark.parametrize("used", [0, 1, 3])
+def test_what_is_left_of_a_plan_is_thrown_away(used, limit):
+    """Every message is still read: the dealer sends all of them."""
+    for rank in (0, 1):
+        whole, reads = [], []
+        _planned(rank, whole).prefetch(1 << 40)
+        provider = _planned(rank, reads)
+        provider.prefetch(limit)
+        for _, demand in itertools.islice(PLAN, used):
+            provider.get(demand)
+        assert provider.discard() == PLAN.count - used
+        assert reads == whole and provider.log.count == used
+        provider.finish()
+        with pytest.raises(RandomnessError, match="the plan has nothing more here"):
+            provider.get(Mask(2))

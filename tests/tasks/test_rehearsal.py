@@ -38,6 +38,14 @@ CASES = {
     "train three": (*TRAIN, "topology=three_hospitals", "policy=aggregate_only"),
 }  # fmt: skip
 
+CINE = ("task=stream", "data=dicom", "data.path=/", "data.frames=all", "data.image_size=12")
+CASES |= {
+    "stream": CINE,
+    "stream several": (*CINE, "task.stream.frames_per_step=2", "policy.reveal={predictions: [receiver]}"),
+    "stream by keys": (*CINE, "protocol.name=fss", "protocol.comparison_bits=32"),
+    "stream three": (*CINE, "topology=three_hospitals"),
+}
+
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())
 def test_what_is_repeated_counts_as_if_it_was_run(overrides, monkeypatch):
@@ -62,6 +70,12 @@ def test_the_plan_is_the_same_for_all_ranks_and_times(overrides):
     for rank, r in zip(ranks, rehearsals, strict=False):
         assert r.cost["key_bytes"] == r.plan.octets(rank)
     assert Plan.from_json(rehearsals[0].plan.to_json()) == rehearsals[0].plan
+
+
+def test_whose_frames_come_when_changes_no_demand():
+    settings = _settings(*CINE, "task.stream.frames_per_step=3")
+    one, other = ({"hospital_a": {"test": a}, "hospital_b": {"test": b}} for a, b in ((7, 3), (3, 9)))
+    assert list(rehearse(settings, one).plan) == list(rehearse(settings, other).plan), "four steps each"
 
 
 def test_other_images_make_another_plan():

@@ -77,6 +77,18 @@ def test_what_is_not_as_planned_ends_the_session(meet, demands, text):
     assert all(isinstance(error, RandomnessError | PeerLostError) and text in str(error) for error in results.values())
 
 
+def test_a_session_that_is_not_needed_whole_ends_well(meet):
+    def part(session):
+        with stored.provider(session, PLAN) as provider:
+            provider.get(DEMANDS[0])
+            return provider.discard()
+
+    _, results = meet(part)
+    assert results == {"a": 2, "b": 2}
+    parties, _ = meet(_taking(DEMANDS))
+    assert parties.entries("a", "stored")[0]["index"] == 1
+
+
 def test_a_session_whose_run_failed_is_used_up(meet):
     def fail(session):
         with stored.provider(session, PLAN):
