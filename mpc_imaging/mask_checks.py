@@ -45,6 +45,8 @@ def masks(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("data.class_names", what)
     elif data.positive_class not in (None, 1):
         yield Problem("data.positive_class", "masks mark class 1; write 1, and swap data.class_names")
+    if data.slices is not None:
+        yield Problem("data.slices", "masks are of images, not of volumes; write null with data.masks")
     if data.multi_label:
         yield Problem("data.multi_label", "each pixel has one class; write false with data.masks")
     if data.partition.kind is PartitionKind.label_skew:

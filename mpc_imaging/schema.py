@@ -161,6 +161,7 @@ class ArraySettings:
 class DataSettings:
     """Images and labels. Pixels become (value in [0, 1] - mean) / std, with one entry per channel or one for all.
 
+    slices: each sample is a volume of so many, from a folder with one series or a multi-frame file; null for images.
     dicom_results: an owner writes the results that it gets on its own images as DICOM reports too, in ``results/``.
     multi_label: an image may show any number of the classes (labels are rows of 0 and 1), not exactly one.
     masks: labels are masks, one for each image: what the model marks, pixel by pixel.
@@ -177,6 +178,7 @@ class DataSettings:
     dataset: str | None = None
     image_size: int = 28
     channels: int = 1
+    slices: int | None = None
     mean: list[float] = field(default_factory=lambda: [0.5])
     std: list[float] = field(default_factory=lambda: [0.25])
     frames: Frames = Frames.first

@@ -25,6 +25,8 @@ def cine(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("model.backbone._target_", "a stream shares frames, not features; write null, or task=infer")
     if data.masks:
         yield Problem("data.masks", "a stream opens classes of frames, not masks; write false, or task=infer")
+    if data.slices is not None:
+        yield Problem("data.slices", "a stream has frames, not volumes; write null, or task=infer")
     if settings.recipients("duplicates"):
         what = "frames are never together to be compared; write [], or task=infer"
         yield Problem("policy.reveal.duplicates", what)

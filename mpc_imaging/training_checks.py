@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from mpc_imaging.choices import (
     IMAGE_OWNER,
     DataKind,
+    Frames,
     Loss,
     Method,
     Optimiser,
@@ -24,6 +25,8 @@ from mpc_imaging.choices import (
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import Settings
 
+ZOO = "mpc_imaging.models.zoo."
+MULTIPLE_INSTANCE = "mpc_imaging.models.multiple_instance.MultipleInstance"
 # What may be opened while training or after it, and is not made from noisy gradients alone.
 EXACT = ("loss", "metrics", "auc", "epoch", "range_ok", "range_layer", "duplicates")
 
@@ -189,6 +192,30 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("model.backbone.features", "write how many features it makes of an image, like 512 for resnet18")
 
 
+def volumes(settings: Settings, party: str | None) -> Iterator[Problem]:
+    """Of volumes of slices."""
+    data, model = settings.data, settings.model
+    if model._target_ == MULTIPLE_INSTANCE and data.slices is None:
+        yield Problem("data.slices", "this model takes volumes; write how many slices, like 16, or model=small_cnn")
+    if data.slices is None:
+        return
+    made_for = model.kwargs.get("slices")
+    if model._target_ == MULTIPLE_INSTANCE and made_for != data.slices:
+        what = f"the model takes {made_for} slices, data.slices is {data.slices}"
+        yield Problem("model.kwargs.slices", f"{what}; write ${{data.slices}}")
+    if model._target_.startswith(ZOO):
+        yield Problem("model._target_", "it takes images, not volumes; write model=slices, or data.slices=null")
+    if model.backbone._target_ is not None:
+        yield Problem("model.backbone", "a backbone takes images; write model=slices, or data.slices=null")
+    if data.frames is not Frames.first:
+        what = f"{data.frames.name} chooses images, while a volume has slices from all frames; write first"
+        yield Problem("data.frames", what)
+    private = settings.privacy.name is PrivacyName.dp and settings.task.kind is TaskKind.train
+    if private and settings.task.method is not Method.federated:
+        what = "gradients of single volumes cannot be clipped yet; write privacy=none, or task.method=federated"
+        yield Problem("privacy.name", what)
+
+
 def consent(settings: Settings, party: str | None) -> Iterator[Problem]:
     """Of consent to what the run is for."""
     data = settings.data
@@ -224,4 +251,4 @@ def _roles(settings: Settings, name: str) -> list[Role]:
     return settings.topology.parties[name].roles
 
 
-CHECKS = (optimiser, simulation, stopping, federated, privacy, declared, checkpoints, images, consent, policy)
+CHECKS = (optimiser, simulation, stopping, federated, privacy, declared, checkpoints, images, volumes, consent, policy)

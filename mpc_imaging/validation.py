@@ -72,6 +72,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "model.backbone.features",
         ),
     ),
+    "a whole number from 2 to 1024, or null for images": (lambda v: 2 <= v <= 1024, ("data.slices",)),
     "a whole number from 2, or null for the splits of the data": (lambda v: v >= 2, ("data.folds.count",)),
     "a whole number from 2 to 1024": (lambda v: 2 <= v <= 1024, ("task.auc_bins",)),
     "a number above 0": (

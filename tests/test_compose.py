@@ -58,6 +58,7 @@ def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
     needed = {
         "stored": ["randomness.store=/store"],
         "stream": ["data=dicom", "data.path=/data", "data.frames=all"] if group == "task" else [],
+        "slices": ["data.slices=8"],
     }
     compose_settings([f"{group}={choice}", *needed.get(choice, [])])
 

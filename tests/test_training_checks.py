@@ -14,6 +14,11 @@ BACKBONE = {"model.backbone._target_": "torchvision.models.resnet18", "model.bac
 MULTI = TRAIN | {"data.multi_label": True, "data.positive_class": None, "task.loss": "binary_cross_entropy"}
 EARLY = TRAIN | {"task.early_stopping.metric": "auc", "task.early_stopping.patience": 2}
 
+SLICES = {
+    "data.slices": 8,
+    "model._target_": "mpc_imaging.models.multiple_instance.MultipleInstance",
+    "model.kwargs.slices": 8,
+}
 CONSENT = {"data.kind": "dicom", "data.path": "/", "data.require_consent": True, "data.purpose": "research"}
 
 RUNS = [
@@ -23,12 +28,31 @@ RUNS = [
     FEDERATED,
     RESUMED,
     BACKBONE,
+    SLICES,
+    SLICES | TRAIN,
+    SLICES | FEDERATED | {"privacy.name": "dp", "privacy.outside": ["metrics", "range_ok"]},
     MULTI,
     EARLY,
     EARLY | {"policy.reveal.epoch": ["compute"]},
 ]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
+    (
+        SLICES | {"data.slices": 1, "model.kwargs.slices": 1},
+        "data.slices: 1 is out of range; write a whole number from 2 to 1024, or null",
+    ),
+    (
+        SLICES | {"data.slices": 4},
+        "model.kwargs.slices: the model takes 8 slices, data.slices is 4; write ${data.slices}",
+    ),
+    (
+        SLICES | {"data.slices": None, "model.kwargs.slices": None},
+        "data.slices: this model takes volumes; write how many",
+    ),
+    ({"data.slices": 4}, "model._target_: it takes images, not volumes; write model=slices"),
+    (SLICES | BACKBONE, "model.backbone: a backbone takes images; write model=slices"),
+    (SLICES | {"data.frames": "middle"}, "data.frames: middle chooses images"),
+    (SLICES | PRIVATE, "privacy.name: gradients of single volumes cannot be clipped yet; write privacy=none"),
     (TRAIN | {"task.nesterov": True, "task.momentum": 0.0}, "task.nesterov: needs momentum"),
     (TRAIN | {"task.nesterov": True, "task.optimiser": "adam"}, "task.nesterov: belongs to sgd, not to adam"),
     (TRAIN | {"task.optimiser": "adamw"}, "task.optimiser: 'adamw' is not valid; did you mean adam?"),

@@ -20,7 +20,7 @@ from mpc_imaging.settings import AugmentSettings
 def augmented(
     images: torch.Tensor, ids: Sequence[str], rows: Sequence[Row], augment: AugmentSettings, seed: int, owner: str
 ) -> tuple[torch.Tensor, list[str]]:
-    """Images (N, C, H, W) in [0, 1] and their pseudonyms, then ``augment.copies - 1`` changed copies of all of them.
+    """Images (N, ..., C, H, W) in [0, 1] and their pseudonyms, then ``augment.copies - 1`` changed copies of all.
 
     ``rows``: that of each image. Image ``n + k * N`` is copy k of image n: its pseudonym has ``-a<k>`` at its end, its
     label stays.
@@ -57,7 +57,7 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random, mask: bool) -> torch.Tensor:
-    """One image (C, H, W) or mask (1, H, W), changed as drawn; what comes in from outside of it is black, or 0."""
+    """An image (C, H, W), slices (S, C, H, W) alike, or a mask (1, H, W), changed as drawn; from outside comes 0."""
     if augment.flip and draw.random() < 0.5:
         image = image.flip(-1)
     if augment.brightness:
@@ -69,7 +69,7 @@ def _changed(image: torch.Tensor, augment: AugmentSettings, draw: random.Random,
         angle = draw.uniform(-augment.rotate, augment.rotate)
         image = functional.rotate(image, angle, InterpolationMode.NEAREST if mask else InterpolationMode.BILINEAR)
     if augment.shift:
-        most = min(augment.shift, *(side - 1 for side in image.shape[1:]))
+        most = min(augment.shift, *(side - 1 for side in image.shape[-2:]))
         right, down = (draw.randint(-most, most) for _ in range(2))
         image = F.pad(image, (right, -right, down, -down))
     return image

@@ -24,14 +24,16 @@ def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize images (N, C, H, W) in [0, 1] to (N, C, size, size), antialiased.
+    """Resize images (..., C, H, W) in [0, 1] to (..., C, size, size), antialiased.
 
     The aspect is kept and nothing is cut off: the shorter side is padded with black on both sides, the image centred.
     """
     images = _squared(images)
     if images.shape[-1] == size:
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    flat = images.flatten(0, -4)
+    flat = F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return flat.view(*images.shape[:-2], size, size)
 
 
 def resize_masks(masks: torch.Tensor, size: int) -> torch.Tensor:
@@ -73,6 +75,6 @@ def _squared(images: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Return (images - mean) / std for images (N, C, H, W); mean and std have one entry, or one for each channel."""
-    shape = (1, -1, 1, 1)
+    """Return (images - mean) / std for images (..., C, H, W); mean and std have one entry, or one for each channel."""
+    shape = (-1, 1, 1)
     return (images - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)

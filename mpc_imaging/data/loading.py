@@ -12,39 +12,43 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpc_imaging.data import arrays, folds, medmnist, phantoms, quality
+from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.augment import augmented, augmented_masks
 from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize, resize_masks
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
+from mpc_imaging.data.refusals import Reason
 from mpc_imaging.data.rows import Refused, Row, subset
 from mpc_imaging.data.segmentations import MaskReader
+from mpc_imaging.data.volumes import read_slices
 from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Frames, Invalid, PartitionKind, Settings
 
 logger = logging.getLogger("mpc_imaging.data")
 
+Source = tuple[Path, int] | list[tuple[Path, int]]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """One party's images of one split, in a fixed order.
 
-    ``images`` is float32 (N, C, H, W), normalised, or (N, F), features of images; ``labels`` int64 (N,), or with
-    data.multi_label (N, K) of 0 and 1, with data.masks (N, H, W) of 0 and 1, the structure. ``ids``: N pseudonyms,
-    unique within the run: ``<party>-<split>-<keyed hash>`` or ``<split>-<row of the .npz>``, with the split that the
-    data set has the image in, ``-<frame>`` behind it where all are used, and ``-a<k>`` at the end of the k-th copy of a
-    train image. ``sources``: the file of each image and its frame, from 0; empty for images that have none.
-    ``contents``: of the images before those copies, a digest each of its decoded pixels, before they were resized, or
-    b"" of a blank one.
+    ``images`` is float32 (N, C, H, W), normalised, or volumes (N, S, C, H, W), or (N, F), features of images;
+    ``labels`` int64 (N,), or with data.multi_label (N, K) of 0 and 1, with data.masks (N, H, W) of 0 and 1, the
+    structure. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<keyed hash>`` or ``<split>-<row of the
+    .npz>``, with the split that the data set has the image in, ``-<frame>`` behind it where all are used, and ``-a<k>``
+    at the end of the k-th copy of a train image. ``sources``: the file of each image and its frame, from 0, or those of
+    all slices of a volume; empty for images that have none. ``contents``: of the images before those copies, a digest
+    each of its decoded pixels, before they were resized, or b"" of a blank one.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: list[str]
-    sources: list[tuple[Path, int]] = field(default_factory=list, repr=False)
+    sources: list[Source] = field(default_factory=list, repr=False)
     contents: list[bytes] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
@@ -75,17 +79,19 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Images of one split as they were read: float32 (n, C, H, W) in [0, 1] each, with rows and ids of all.
+    """Images of one split as they were read: float32 (n, ..., C, H, W) in [0, 1] each, with rows and ids of all.
 
-    ``masks``: with data.masks, uint8 (n, H, W) of 0 and 1 each. ``contents``: see `Split`.
+    ``masks``: with data.masks, uint8 (n, H, W) of 0 and 1 each. ``contents``: see `Split`. ``flaws``: what is wrong
+    with stacks of slices, as often as it is.
     """
 
     images: list[torch.Tensor] = field(repr=False)
     rows: list[Row] = field(repr=False)
     ids: list[str]
-    sources: list[tuple[Path, int]] = field(default_factory=list, repr=False)
+    sources: list[Source] = field(default_factory=list, repr=False)
     masks: list[torch.Tensor] = field(default_factory=list, repr=False)
     contents: list[bytes] = field(default_factory=list, repr=False)
+    flaws: list[str] = field(default_factory=list)
 
 
 def load_party(
@@ -120,7 +126,7 @@ def load_party(
     if not any(part.ids for part in parts.values()):
         raise DataError([f"{party} holds no usable image of {', '.join(splits)}: see its log, or add images"])
     if data.kind is not DataKind.phantoms:  # those are as they were drawn
-        pictures = {split: quality.Pictures(part.images, part.rows) for split, part in parts.items()}
+        pictures = {split: quality.Pictures(part.images, part.rows, part.flaws) for split, part in parts.items()}
         quality.check(pictures, data.quality, party, record)
     if "train" in parts:
         parts["train"] = _augmented(source, parts["train"], settings.seed)
@@ -183,7 +189,7 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
             ]
         )
     if path is None and data.kind is DataKind.medmnist and data.dataset:
-        return medmnist.download(data.dataset, data.image_size)
+        return medmnist.download(data.dataset, data.image_size, data.slices is not None)
     if path is None:
         what = "a folder with manifest.csv" if data.kind is DataKind.dicom else "an .npz file"
         what += ", or data.dataset to a name" if data.kind is DataKind.medmnist else ""
@@ -193,7 +199,8 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
 
 def _phantom_source(data: DataSettings, party: str, folder: Path, name: str, rows: Sequence[Row]) -> _Source:
     """Write the phantoms of ``rows``, then take them from their manifest as any folder of DICOM files."""
-    phantoms.write(folder / name, rows, data.phantoms.seed, data.class_names)
+    volumes = () if data.slices is None else (phantom_volumes.save, "")
+    phantoms.write(folder / name, rows, data.phantoms.seed, data.class_names, *volumes)
     own, rejected, _ = read_manifest(folder / name, data.class_names, data.multi_label)
     names = ImageNames(party, folder, data.pseudonym_key_file)
     return _Source(data, party, folder / name, own, rejected, shared=False, names=names)
@@ -276,7 +283,7 @@ def _read_npz(source: _Source, split: str, rows: Sequence[Row]) -> _Pixels:
         return _Pixels([], [], [])
     rows = sorted(rows, key=lambda row: SPLITS.index(row.origin))
     parts = [
-        medmnist.read_images(source.path, origin, [row.number for row in same], data.channels)
+        medmnist.read_images(source.path, origin, [row.number for row in same], data.channels, data.slices)
         for origin, same in itertools.groupby(rows, key=lambda row: row.origin)
     ]
     pixels = np.concatenate(parts)
@@ -308,17 +315,16 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
     loaded = {}
     reader = MaskReader(data.mask_segment)
     for split, own in rows.items():
-        images, used, ids, sources, masks, contents = [], [], [], [], [], []
+        images, used, ids, sources, masks, contents, flaws = [], [], [], [], [], [], []
         for row in own:
             path = source.path / row.file
             try:
-                frames = read_dicom(path, data.frames, data.channels, _window(data))
-                start = _middle(path) if data.frames is Frames.middle else 0
+                frames, places = (_frames if data.slices is None else _volume)(source, row, rejected, flaws)
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, str(error)))
                 continue
-            numbers = range(start, start + len(frames))
             try:
+                numbers = [number for _, number in places]
                 marked = reader.read(source.path / row.mask, path, numbers) if data.masks else None
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, f"its mask: {error}"))
@@ -332,13 +338,40 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
             used += [row] * len(frames)
             name = source.names.of(row)
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
-            sources += [(path, number) for number in numbers]
+            sources += places
             masks += [] if marked is None else [resize_masks(torch.from_numpy(marked), data.image_size)]
-        loaded[split] = _Pixels(images, used, ids, sources, masks, contents)
+        loaded[split] = _Pixels(images, used, ids, sources, masks, contents, flaws)
     reader.close()
     source.names.write([row for part in loaded.values() for row in part.rows], rejected)
     _report([source.names.refusal(each) for each in rejected], data.invalid)
     return loaded
+
+
+def _frames(
+    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
+) -> tuple[list[np.ndarray], list[Source]]:
+    """The chosen frames (C, H, W) of a row's file, each with its source."""
+    data, path = source.data, source.path / row.file
+    if path.is_dir():
+        raise ImageError(Reason.folder)
+    frames = read_dicom(path, data.frames, data.channels, _window(data))
+    first = _middle(path) if data.frames is Frames.middle else 0
+    return frames, [(path, first + k) for k in range(len(frames))]
+
+
+def _volume(
+    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
+) -> tuple[list[np.ndarray], list[Source]]:
+    """A row's volume (S, C, H, W) as the only image. Unusable slices go to ``rejected``, what it lacks to ``flaws``."""
+    data, left_out = source.data, []
+    try:
+        volume = read_slices(source.path / row.file, data.slices, data.channels, _window(data), left_out)
+    finally:
+        rejected += [Refused(row.number, path.relative_to(source.path).as_posix(), reason) for path, reason in left_out]
+    for problem in volume.problems:
+        logger.info("%s", source.names.refusal(Refused(row.number, row.file, problem.text)))
+    flaws += volume.flaws()
+    return [volume.values], [volume.sources]
 
 
 def _middle(path: Path) -> int:
@@ -370,7 +403,8 @@ def _augmented(source: _Source, part: _Pixels, seed: int) -> _Pixels:
 
 def _split(data: DataSettings, part: _Pixels) -> Split:
     size = data.image_size
-    joint = torch.cat(part.images) if part.images else torch.zeros(0, data.channels, size, size)
+    slices = () if data.slices is None else (data.slices,)
+    joint = torch.cat(part.images) if part.images else torch.zeros(0, *slices, data.channels, size, size)
     if data.masks:
         labels = torch.cat(part.masks).long() if part.masks else torch.zeros(0, size, size, dtype=torch.int64)
     else:
@@ -380,7 +414,7 @@ def _split(data: DataSettings, part: _Pixels) -> Split:
 
 
 def _content(image: np.ndarray) -> bytes:
-    """What two owners compare an image (C, H, W) by: nothing if it is blank, since any two blank ones are alike."""
+    """What two owners compare an image (..., C, H, W) by: nothing if it is blank, as any two blank ones are alike."""
     return b"" if image.max() - image.min() < quality.HALF_LEVEL else _digest(image)
 
 

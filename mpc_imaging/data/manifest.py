@@ -1,10 +1,10 @@
 """Read manifest.csv, the list of images in a folder of DICOM files.
 
-Columns: ``file`` (relative to the folder), ``label`` (a name in data.class_names or its index; with data.multi_label
-any number of them, separated by semicolons), ``patient`` (any pseudonym), ``split`` (train, val or test), and
-optionally ``site``, ``consent`` (yes or no, true or false, 1 or 0) and ``purpose`` (what the consent is for: names
-separated by semicolons, or any); with data.masks ``mask``, a file as ``file`` is, in place of ``label``, which is not
-looked at. Other columns are subgroups, left alone here.
+Columns: ``file`` (relative to the folder; with data.slices also the folder of one series), ``label`` (a name in
+data.class_names or its index; with data.multi_label any number of them, separated by semicolons), ``patient`` (any
+pseudonym), ``split`` (train, val or test), and optionally ``site``, ``consent`` (yes or no, true or false, 1 or 0) and
+``purpose`` (what the consent is for: names separated by semicolons, or any); with data.masks ``mask``, a file as
+``file`` is, in place of ``label``, which is not looked at. Other columns are subgroups, left alone here.
 
 Messages name rows as a spreadsheet counts them (the header is row 1) and quote no cell: names of files name patients.
 """
@@ -45,7 +45,7 @@ def read_manifest(
     purpose: str | None = None,
     masks: bool = False,
 ) -> Manifest:
-    """Read the rows that can be used; of those that repeat a file, the first is kept.
+    """Read the rows that can be used; of those that repeat a file, also in a folder of theirs, the first is kept.
 
     With ``multi_label`` an empty label means that the image shows none of the classes. With a ``purpose``, images are
     left out whose patients did not consent to it, and those of which another row says so. With ``masks`` each row
@@ -62,6 +62,7 @@ def read_manifest(
     rejected: list[Refused] = []
     rows: list[Row] = []
     first_row: dict[Path, int] = {}
+    first_below: dict[Path, int] = {}
     withheld: set[Path] = set()
     root = folder.resolve()
     for number, cells in lines:
@@ -81,18 +82,35 @@ def read_manifest(
             rejected.append(Refused(number, cells["file"], f"it has no {labelled}"))
         elif path in first_row:
             rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
+        elif other := first_row.get(path.parent) or first_below.get(path):
+            rejected.append(Refused(number, cells["file"], f"row {other} has files of it, or its folder"))
         elif not wrong and label is not None:
             mask = cells["mask"] if masks else ""
             site = cells.get("site", "")
             rows.append(Row(number, cells["split"], label, cells["patient"], site, cells["file"], mask=mask))
-        first_row.setdefault(path, number)
+        if path not in withheld:
+            first_row.setdefault(path, number)
+            first_below.setdefault(path.parent, number)
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
     if found:
-        found += [f"row {row.number}: there is no such file" for row in rows if not (root / row.file).is_file()]
+        found += [f"row {row.number}: there is no such file" for row in rows if not (root / row.file).exists()]
         found += [f"row {row.number}: {row.reason}" for row in rejected]
         raise DataError([f"{NAME}, {problem}" for problem in found])
-    return Manifest([row for row in rows if (root / row.file).resolve() not in withheld], rejected, len(withheld))
+    return _with_consent(root, rows, rejected, withheld)
+
+
+def _with_consent(root: Path, rows: Sequence[Row], rejected: list[Refused], withheld: set[Path]) -> Manifest:
+    """Without the rows of withheld files, of folders that have one, and of files in withheld folders."""
+    above = {path.parent for path in withheld}
+    kept, left_out = [], set(withheld)
+    for row in rows:
+        path = (root / row.file).resolve()
+        if path in withheld or path.parent in withheld or path in above:
+            left_out.add(path)
+        else:
+            kept.append(row)
+    return Manifest(kept, rejected, len(left_out))
 
 
 def name_rows(numbers: Sequence[int]) -> str:

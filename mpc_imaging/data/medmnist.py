@@ -17,9 +17,11 @@ from numpy.lib.npyio import NpzFile
 
 from mpc_imaging.data.images import match_channels
 from mpc_imaging.data.rows import Row
+from mpc_imaging.data.volumes import nearest
 from mpc_imaging.errors import DataError
 
 _SIZES = (28, 64, 128, 224)
+_SIZES_3D = (28, 64)
 _CACHE = Path("~/.medmnist")
 
 
@@ -50,38 +52,47 @@ def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str], mul
     return rows
 
 
-def read_images(path: Path, split: str, index: Sequence[int], channels: int) -> np.ndarray:
+def read_images(path: Path, split: str, index: Sequence[int], channels: int, slices: int | None = None) -> np.ndarray:
     """Return the images ``index`` of a split: float32 (len(index), channels, H, W) in [0, 1]. The others are not kept.
 
+    With ``slices`` they are those of volumes: (len(index), slices, channels, H, W).
+
     Raises:
-        DataError: the images are not 8-bit pictures in grey or RGB, or fewer than the labels.
+        DataError: the images are not 8-bit pictures in grey or RGB (or grey volumes), or fewer than the labels.
     """
     with _open(path) as archive:
         images = _member(archive, path, f"{split}_images")
     grey = images.ndim == 3
-    if images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[-1] == 3)):
+    if slices is not None:
+        grey = True
+        if images.dtype != np.uint8 or images.ndim != 4:
+            what = f"{path}, {split}_images: {images.dtype} {images.shape} is not uint8 (N, D, H, W)"
+            raise DataError([f"{what}: give a 3-D MedMNIST set, or write data.slices=null for images"])
+        images = images[:, nearest(range(images.shape[1]), slices)]
+    elif images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[-1] == 3)):
         raise DataError(
             [
                 f"{path}, {split}_images: {images.dtype} {images.shape} is not uint8 (N, H, W) or (N, H, W, 3): "
-                "volumes are not supported, give a 2-D MedMNIST set"
+                "give a 2-D MedMNIST set, or write data.slices=N for volumes"
             ]
         )
     if len(index) and max(index) >= len(images):
         raise DataError([f"{path}: {split}_images has {len(images)} images, fewer than {split}_labels: get it again"])
     own = images[np.asarray(index, dtype=np.int64)]
-    own = own[:, np.newaxis] if grey else np.moveaxis(own, -1, 1)
+    own = np.expand_dims(own, -3) if grey else np.moveaxis(own, -1, 1)
     return match_channels(own.astype(np.float32) / 255, channels)
 
 
-def download(dataset: str, image_size: int) -> Path:
+def download(dataset: str, image_size: int, volumes: bool = False) -> Path:
     """Return the .npz file of a MedMNIST set, downloaded once by the ``medmnist`` package into ~/.medmnist.
 
-    Of the published sizes (28, 64, 128, 224) it is the smallest that is not below ``image_size``.
+    Of the published sizes (28, 64, 128, 224; of volumes 28, 64) it is the smallest that is not below ``image_size``.
 
     Raises:
         DataError: medmnist is not installed, knows no such set, or cannot download it.
     """
-    size = next((size for size in _SIZES if size >= image_size), _SIZES[-1])
+    sizes = _SIZES_3D if volumes else _SIZES
+    size = next((size for size in sizes if size >= image_size), sizes[-1])
     path = _CACHE.expanduser() / (f"{dataset}.npz" if size == 28 else f"{dataset}_{size}.npz")
     if path.is_file():
         return path

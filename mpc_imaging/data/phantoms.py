@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +75,22 @@ def rows(settings: PhantomSettings) -> list[Row]:
     ]
 
 
-def write(folder: Path, rows: Sequence[Row], seed: int, class_names: Sequence[str]) -> None:
+def save(path: Path, row: Row, seed: int) -> None:
+    """Write one phantom."""
+    phantom(row.split, row.number, seed).save_as(path, enforce_file_format=True)
+
+
+def write(
+    folder: Path,
+    rows: Sequence[Row],
+    seed: int,
+    class_names: Sequence[str],
+    save: Callable[[Path, Row, int], None] = save,
+    suffix: str = ".dcm",
+) -> None:
     """Write the phantoms of ``rows`` as DICOM files into ``folder``, with their manifest.csv.
 
+    ``save`` writes one: as a file, or for volumes a folder of slices, with the ``suffix`` "".
     A folder that already has them is left as it is: the plaintext baseline reads what the parties wrote.
 
     Raises:
@@ -90,7 +103,7 @@ def write(folder: Path, rows: Sequence[Row], seed: int, class_names: Sequence[st
     table = io.StringIO()
     manifest = csv.writer(table)
     manifest.writerow(["file", "label", "patient", "split", "site"])
-    files = [f"seed{seed}-{row.split}-{row.number:05d}.dcm" for row in rows]
+    files = [f"seed{seed}-{row.split}-{row.number:05d}{suffix}" for row in rows]
     for row, file in zip(rows, files, strict=True):
         manifest.writerow([file, class_names[row.label], row.patient, row.split, row.site])
     path = folder / NAME
@@ -98,7 +111,7 @@ def write(folder: Path, rows: Sequence[Row], seed: int, class_names: Sequence[st
         return
     folder.mkdir(parents=True, exist_ok=True)
     for row, file in zip(rows, files, strict=True):
-        phantom(row.split, row.number, seed).save_as(folder / file, enforce_file_format=True)
+        save(folder / file, row, seed)
     path.write_bytes(table.getvalue().encode())  # last: a manifest means that every file is there
 
 
@@ -150,13 +163,7 @@ def _header(scanner: _Scanner, patient: str, seed: int, random: Generator) -> Da
     ds.SOPInstanceUID = generate_uid(entropy_srcs=[f"{seed}", patient])
     ds.StudyInstanceUID = generate_uid(entropy_srcs=[f"{seed}", patient, "study"])
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=[f"{seed}", patient, "series"])
-    ds.PatientName = f"{_pick(_FAMILY_NAMES, random)}^{_pick(_GIVEN_NAMES, random)}"
-    ds.PatientID = patient
-    ds.PatientBirthDate = f"{random.integers(1930, 2005)}{random.integers(1, 13):02d}{random.integers(1, 29):02d}"
-    ds.PatientSex = _pick("FMO", random)
-    ds.StudyDate = ds.ContentDate = "20240102"
-    ds.StudyTime = ds.ContentTime = "101500"
-    ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName = "", "1", ""
+    describe_patient(ds, patient, random)
     ds.SeriesNumber, ds.InstanceNumber = 1, 1
     ds.Modality, ds.Manufacturer, ds.InstitutionName = "DX", scanner.maker, f"Hospital {scanner.site} (made up)"
     ds.BodyPartExamined, ds.ViewPosition, ds.PatientOrientation = "CHEST", "PA", ["L", "F"]
@@ -169,6 +176,17 @@ def _header(scanner: _Scanner, patient: str, seed: int, random: Generator) -> Da
     ds.ImagerPixelSpacing = [scanner.spacing_mm, scanner.spacing_mm]
     ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 1, 16, 12, 11, 0
     return ds
+
+
+def describe_patient(ds: Dataset, patient: str, random: Generator) -> None:
+    """Fill in a made-up patient and study."""
+    ds.PatientName = f"{_pick(_FAMILY_NAMES, random)}^{_pick(_GIVEN_NAMES, random)}"
+    ds.PatientID = patient
+    ds.PatientBirthDate = f"{random.integers(1930, 2005)}{random.integers(1, 13):02d}{random.integers(1, 29):02d}"
+    ds.PatientSex = _pick("FMO", random)
+    ds.StudyDate = ds.ContentDate = "20240102"
+    ds.StudyTime = ds.ContentTime = "101500"
+    ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName = "", "1", ""
 
 
 def _pick(choices: Sequence[str], random: Generator) -> str:

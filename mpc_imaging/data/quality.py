@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,10 +58,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images of one split, as they were read: float32 (n, C, H, W) in [0, 1] each, with the row of every image."""
+    """Images of one split, as they were read: float32 (n, C, H, W) in [0, 1] each, with the row of every image.
+
+    Or volumes (n, S, C, H, W). ``flaws``: what reading them found wrong, a line for each time.
+    """
 
     images: Sequence[torch.Tensor] = field(repr=False)
     rows: Sequence[Row] = field(repr=False)
+    flaws: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class _Known:
     file: np.ndarray
     content: np.ndarray
     hash: np.ndarray  # (N,) uint64
-    thumbnail: np.ndarray  # (N, THUMBNAIL**2) float32, of mean 0 and length 1
+    thumbnail: np.ndarray  # (N, THUMBNAIL**2, times S) float32, of mean 0 and length 1
     blank: np.ndarray
     clipped: np.ndarray
 
@@ -108,6 +112,7 @@ def findings(splits: Mapping[str, Pictures]) -> list[Finding]:
     found = list(_repeats(known, names))
     for kind, flags in ((BLANK, known.blank), (SATURATED, known.clipped)):
         found += [Finding(kind, name, int(flags[known.split == k].sum())) for k, name in enumerate(names)]
+    found += [Finding(flaw, name, count) for name in names for flaw, count in Counter(splits[name].flaws).items()]
     found += _patients(splits, names)
     if confounded(rows):
         found.append(Finding(SITE, "all", len(rows)))
@@ -135,15 +140,21 @@ def _chunks(images: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 def _measure(images: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Of images (n, C, H, W): digest, hash, thumbnail, whether blank, whether clipped."""
+    """Of images (n, C, H, W): digest, hash, thumbnail, whether blank, whether clipped.
+
+    Of volumes (n, S, C, H, W) the hash is that of the mean of all slices, the thumbnails are those of each. One is
+    clipped if half of its slices are.
+    """
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images.numpy()]
-    grey = images.mean(1, keepdim=True)
-    nine = F.interpolate(grey, size=(8, 9), mode="area")[:, 0]
+    slices = images.unsqueeze(1) if images.dim() == 4 else images
+    grey = slices.mean(2)  # (n, S, H, W)
+    nine = F.interpolate(grey.mean(1, keepdim=True), size=(8, 9), mode="area")[:, 0]
     bits = (nine[:, :, 1:] > nine[:, :, :-1]).reshape(len(images), 64).numpy()
     small = F.interpolate(grey, size=(THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
     small = F.normalize(small - small.mean(1, keepdim=True), eps=1e-6)
-    blank = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) < HALF_LEVEL).numpy()
-    clipped = _clipped(grey[:, 0].numpy()) & ~blank
+    blank = (images.flatten(1).amax(1) - images.flatten(1).amin(1) < HALF_LEVEL).numpy()
+    clipped = _clipped(grey.flatten(0, 1).numpy()).reshape(grey.shape[:2]).mean(1) >= 0.5
+    clipped &= ~blank
     return np.array(digests), np.packbits(bits, axis=1).view(np.uint64)[:, 0], small.numpy(), blank, clipped
 
 

@@ -29,6 +29,11 @@ class Reason(Enum):
     no_hounsfield = (
         "a CT that is not in Hounsfield units (no rescale, or to another unit): windows in them do not apply"
     )
+    folder = "a folder, not a file: write data.slices to read the series in it as one volume"
+    single = "one slice is no volume: name a folder with the slices of one series, or a multi-frame file"
+    no_slices = "no file in this folder is a slice with a position in the patient"
+    several = "slices of several series, orientations or sizes: give each a folder and a row of its own"
+    outside = "a link to outside of the manifest's folder: put the file there"
 
 
 class ImageError(MPCImagingError):

@@ -22,6 +22,7 @@ from mpc_imaging.data.refusals import ImageError, Reason
 from mpc_imaging.data.windows import group, has_hounsfield
 
 _KEYWORDS = ("SeriesInstanceUID", "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+NO_POSITION = "no position in the patient, or a localizer"
 _SAME_MM = 0.01  # positions closer than this are one position
 _UNEVEN = 0.02  # of the usual step: what rounding in the header explains
 _GAP = 1.5  # of the usual step
@@ -53,13 +54,14 @@ class Volume:
 
     ``values`` is float32 (D, H, W) in the modality's units, Hounsfield units for CT. ``spacing`` is (dz, dy, dx) in mm,
     dz the usual (median) distance of neighbours along the normal, 0 for a single slice. ``sources`` has the file and
-    the frame of each slice.
+    the frame of each slice, ``positions`` its place along the normal in mm.
     """
 
     values: np.ndarray = field(repr=False)
     spacing: tuple[float, float, float]
     sources: list[tuple[Path, int]]
     problems: list[Problem]
+    positions: list[float]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class _Slice:
 
 
 def read_volumes(paths: Iterable[Path]) -> Volumes:
-    """Sort the slices of ``paths`` into volumes. Files that cannot be used are listed, never raised."""
+    """Sort the slices of ``paths`` into volumes. Files that cannot be used are listed, never raised.
+
+    A file whose pixels cannot be decoded costs its slices; the rest of the stack stays, with a gap.
+    """
     left_out: list[tuple[Path, str]] = []
     stacks: dict[tuple, list[_Slice]] = {}
     for path in paths:
@@ -98,16 +103,18 @@ def read_volumes(paths: Iterable[Path]) -> Volumes:
             left_out.append((path, str(error)))
             continue
         if None in slices:
-            left_out.append((path, "no position in the patient, or a localizer"))
+            left_out.append((path, NO_POSITION))
             continue
         for one in slices:
             stacks.setdefault(one.key, []).append(one)
     volumes = []
     for stack in stacks.values():
         try:
-            volumes.append(_volume(stack))
+            volume = _volume(stack, left_out)
         except ImageError as error:
             left_out += [(path, str(error)) for path in dict.fromkeys(one.path for one in stack)]
+            continue
+        volumes += [] if volume is None else [volume]
     return Volumes(sorted(volumes, key=lambda volume: -len(volume.sources)), left_out)
 
 
@@ -130,13 +137,16 @@ def _slice(path: Path, picture: Picture, frame: int) -> _Slice | None:
     return _Slice(path, frame, position, row, column, (dy, dx), key, has_hounsfield(header, frame))
 
 
-def _volume(stack: Sequence[_Slice]) -> Volume:
+def _volume(stack: Sequence[_Slice], left_out: list[tuple[Path, str]]) -> Volume | None:
+    """None where no slice can be decoded; files that cannot be are added to ``left_out``."""
     normal = stack[0].normal
     ordered = sorted(stack, key=lambda one: float(one.position @ normal))
     rows, columns = ordered[0].key[7:9]
     if len(ordered) * rows * columns > MAX_VOLUME_SAMPLES:
         raise ImageError(Reason.too_large)
-    values = _values(ordered, rows, columns)
+    ordered, values = _values(ordered, rows, columns, left_out)
+    if not ordered:
+        return None
     kept, problems = _without_duplicates(ordered, values, normal)
     slices = [ordered[k] for k in kept]
     step, found = _steps(slices, normal)
@@ -144,16 +154,27 @@ def _volume(stack: Sequence[_Slice]) -> Volume:
     if not all(one.hounsfield for one in slices):
         problems.append(Problem(Flaw.unit, "not all slices are CT with a rescale: values are not in Hounsfield units"))
     values = values if len(kept) == len(ordered) else values[kept]
-    return Volume(values, (step, *slices[0].spacing), [(one.path, one.frame) for one in slices], problems)
+    sources = [(one.path, one.frame) for one in slices]
+    positions = [float(one.position @ normal) for one in slices]
+    return Volume(values, (step, *slices[0].spacing), sources, problems, positions)
 
 
-def _values(ordered: Sequence[_Slice], rows: int, columns: int) -> np.ndarray:
+def _values(
+    ordered: Sequence[_Slice], rows: int, columns: int, left_out: list[tuple[Path, str]]
+) -> tuple[list[_Slice], np.ndarray]:
+    """The slices of files that can be decoded, and their values."""
     values = np.empty((len(ordered), rows, columns), dtype=np.float32)
+    damaged: dict[Path, str] = {}
     for path, frames in itertools.groupby(enumerate(ordered), key=lambda numbered: numbered[1].path):
-        with open_picture(path) as picture:
-            for k, one in frames:
-                values[k] = picture.values(one.frame)
-    return values
+        try:
+            with open_picture(path) as picture:
+                for k, one in frames:
+                    values[k] = picture.values(one.frame)
+        except ImageError as error:
+            damaged[path] = str(error)
+    left_out += damaged.items()
+    good = [k for k, one in enumerate(ordered) if one.path not in damaged]
+    return [ordered[k] for k in good], values[good] if damaged else values
 
 
 def _without_duplicates(

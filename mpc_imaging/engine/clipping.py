@@ -70,7 +70,7 @@ class HeadGradients:
             residuals = _clamped(gradient)
         with autograd.recording() as layers:
             logits.backward(residuals)
-        _require_covered(self._parameters, layers)
+        _require_covered(self._parameters, layers, logits.size(0))
         layer = layers[0]
         whole = len(layers) == 1 and torch.equal(layer.input.share.flatten(), images.flatten())
         if not whole or not torch.equal(layer.grad.share, residuals.share):
@@ -100,7 +100,7 @@ class ClippedGradients:
         """As `HeadGradients.backward`. Raises `ModelError` for parameters of other layers."""
         with autograd.recording() as layers:
             logits.backward(gradient)
-        _require_covered(self._parameters, layers)
+        _require_covered(self._parameters, layers, logits.size(0))
         flat = [layer for layer in layers if layer.op == MATMUL]
         others = [layer for layer in layers if layer.op != MATMUL]
         if (len(flat), bool(others)) != (self._total.linear, self._total.materialised):
@@ -131,8 +131,8 @@ def _clamped(gradient: MPCTensor) -> MPCTensor:
     return from_share(low - high - public)
 
 
-def _require_covered(parameters: Mapping[str, MPCTensor], layers: list[autograd.Recorded]) -> None:
-    """Each parameter once in a linear layer or a convolution of images in one batch."""
+def _require_covered(parameters: Mapping[str, MPCTensor], layers: list[autograd.Recorded], images: int) -> None:
+    """Each parameter once in a linear layer or a convolution of images in one batch, a row for each image."""
     seen = [id(p) for layer in layers for p in (layer.kernel, layer.bias) if p is not None]
     problems = [
         f"{name}: privacy=dp clips gradients of linear layers and convolutions; freeze it, or write privacy=none"
@@ -142,6 +142,9 @@ def _require_covered(parameters: Mapping[str, MPCTensor], layers: list[autograd.
     for layer in layers:
         if layer.op.name not in ("matmul", "conv2d") or (layer.op == MATMUL and layer.input.dim() != 2):
             problems.append(f"a layer over {tuple(layer.input.size())}: privacy=dp takes linear layers over (N, F)")
+        if layer.grad.size(0) != images:  # an image of several rows would be clipped several times, and add as often
+            rows = f"a layer of {layer.grad.size(0)} rows for {images} images"
+            problems.append(f"{rows}: privacy=dp takes layers over whole images; write privacy=none")
     if problems:
         raise ModelError(problems)
 

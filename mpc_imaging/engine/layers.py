@@ -264,13 +264,23 @@ def permute(x, dims):
 @_rescaling
 def mean(x, dims, keepdim: bool):
     """Mean over dimensions."""
-    return x.mean(tuple(dims), keepdim=keepdim)
+    return _as_one(x, dims).mean(-1).reshape(_left(x, dims, keepdim))
 
 
 @_rescaling
 def sum(x, dims, keepdim: bool):  # noqa: A001  (torch's name)
     """Sum over dimensions."""
-    return x.sum(tuple(dims), keepdim=keepdim)
+    return _as_one(x, dims).sum(-1).reshape(_left(x, dims, keepdim))
+
+
+def _as_one(x, dims):
+    """These dimensions made one, the last: CrypTen knows the gradients of reductions over a single one only."""
+    rest = [d for d in range(x.dim()) if d not in dims]
+    return x.permute((*rest, *dims)).reshape(*(x.size(d) for d in rest), -1)
+
+
+def _left(x, dims, keepdim: bool) -> tuple[int, ...]:
+    return tuple(1 if d in dims else x.size(d) for d in range(x.dim()) if keepdim or d not in dims)
 
 
 def getitem(x, index):

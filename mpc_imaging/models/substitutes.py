@@ -39,7 +39,7 @@ _KNOWN: dict[str, _Entry] = {
                "replace {it} by nn.Linear over one-hot inputs"),
     **_entries(
         "conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d adaptivemaxpool3d batchnorm3d constantpad3d",
-        NotBuiltYet, "volumes have no protocol here", "replace {it} by its 2-d layer, with slices as channels",
+        NotBuiltYet, "volumes have no protocol here", "replace {it} by its 2-d layer over slices, as model=slices",
     ),
     **_entries("adaptivemaxpool1d adaptivemaxpool2d fractionalmaxpool2d", NotBuiltYet, "its windows are not regular",
                "replace {it} by nn.MaxPool2d with a fixed kernel, or by nn.AdaptiveAvgPool2d"),

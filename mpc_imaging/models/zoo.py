@@ -42,18 +42,8 @@ class SmallCNN(nn.Module):
 
     def __init__(self, in_channels: int = 1, image_size: int = 28, num_classes: int = 2) -> None:
         super().__init__()
-        side = _side_after(image_size, ((image_size - 4) // 2 - 4) // 2, smallest=16)
-        self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-        self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(16 * side**2, 100), nn.ReLU(), nn.Linear(100, num_classes)
-        )
+        self.features, values = small_convolutions(in_channels, image_size)
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(values, 100), nn.ReLU(), nn.Linear(100, num_classes))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, num_classes)."""
@@ -102,6 +92,20 @@ class Head(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (N, num_classes) of features (N, F)."""
         return self.classifier(features)
+
+
+def small_convolutions(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
+    """The convolutions of `SmallCNN`, and how many values they make of an image."""
+    side = _side_after(image_size, ((image_size - 4) // 2 - 4) // 2, smallest=16)
+    layers = nn.Sequential(
+        nn.Conv2d(in_channels, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+    return layers, 16 * side**2
 
 
 def _side_after(image_size: int, side: int, smallest: int) -> int:

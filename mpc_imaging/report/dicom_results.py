@@ -32,12 +32,13 @@ NO_SOURCE = "not from a DICOM file: in this table only"
 class ResultRow:
     """What its owner knows of one image.
 
-    ``image_id``: its pseudonym. ``source``: the DICOM file that it came from, None for other data sets; ``frame``: the
-    one that was used of a multi-frame file, from 0, None for all. ``probabilities``: by class, None if not revealed.
+    ``image_id``: its pseudonym. ``source``: the DICOM file that it came from, or those of one series of a volume, None
+    for other data sets; ``frame``: the one that was used of a multi-frame file, from 0, None for all.
+    ``probabilities``: by class, None if not revealed.
     """
 
     image_id: str
-    source: Path | None = field(repr=False)
+    source: Path | Sequence[Path] | None = field(repr=False)
     frame: int | None
     prediction: str
     probabilities: Mapping[str, float] | None = None
@@ -83,16 +84,16 @@ def write_results(
             outcome.without_source.append(row.image_id)
         else:
             try:
-                source = sources.read(row.source)
+                images = sources.read(row.source)
                 report = structured_report(
-                    [source],
+                    images,
                     row.prediction,
                     _finite(row.probabilities),
                     model,
                     row.image_id,
                     row.frame,
                     codes,
-                    places.next(source),
+                    places.next(images[0]),
                 )
                 outcome.written[row.image_id] = save(report, private, row.image_id)
             except (ImageError, ResultError) as error:
@@ -114,11 +115,11 @@ class _Sources:
     """Headers, each read once for all of its frames."""
 
     def __init__(self) -> None:
-        self._last: tuple[Path, Dataset] | None = None
+        self._last: tuple[Path | Sequence[Path], list[Dataset]] | None = None
 
-    def read(self, path: Path) -> Dataset:
-        if self._last is None or self._last[0] != path:
-            self._last = path, read_sources(path)[0]
+    def read(self, source: Path | Sequence[Path]) -> list[Dataset]:
+        if self._last is None or self._last[0] != source:
+            self._last = source, read_sources(source)
         return self._last[1]
 
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def sample_shape(settings: Settings) -> tuple[int, ...]:
-    """Shape of what is shared of one image: (C, H, W), or (features,) with a backbone."""
+    """Shape of what is shared of one image: (C, H, W), of a volume (S, C, H, W), or (features,) with a backbone."""
     data, backbone = settings.data, settings.model.backbone
     if backbone._target_ is not None:
         return (backbone.features,)
-    return (data.channels, data.image_size, data.image_size)
+    slices = () if data.slices is None else (data.slices,)
+    return (*slices, data.channels, data.image_size, data.image_size)
 
 
 def output_shape(settings: Settings) -> tuple[int, ...]:

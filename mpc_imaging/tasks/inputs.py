@@ -152,9 +152,9 @@ def _checked(session: Session, splits: Sequence[str], table: object, sender: str
         raise SessionError(f"{whose} {session.me} no numbers of images as they should be") from None
     if set(shapes.values()) != {sample_shape(session.settings)}:
         raise SessionError(
-            "image shapes differ from data.channels and data.image_size: "
+            "image shapes differ from data.slices, data.channels and data.image_size: "
             + ", ".join(f"{owner} has {'x'.join(map(str, shape))}" for owner, shape in shapes.items())
-            + "; set data.image_size and data.channels alike"
+            + "; set these keys alike"
         )
     empty = [split for split in splits if not sum(counts[owner][split] for owner in owners)]
     if empty:
@@ -174,9 +174,9 @@ def share_images(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """All owners share a split; ``own`` holds this party's rows, if it owns any.
 
-    At a compute party: shares (int64, fixed point) of the images (N, C, H, W), or features (N, F), and of the labels
-    (N, K), one-hot or several ones in a row, or masks (N, H, W), in joint order; the labels None unless asked for.
-    Elsewhere (None, None).
+    At a compute party: shares (int64, fixed point) of the images (N, C, H, W), volumes (N, S, C, H, W) or features
+    (N, F), and of the labels (N, K), one-hot or several ones in a row, or masks (N, H, W), in joint order; the labels
+    None unless asked for. Elsewhere (None, None).
     Raises `EncodingError` for pixels that fixed point cannot hold, `TransportError` if the session ends meanwhile.
     """
     bits = session.settings.protocol.fraction_bits

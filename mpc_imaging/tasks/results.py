@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,22 @@ import mpc_imaging
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
+    from mpc_imaging.data.loading import Source
     from mpc_imaging.report.result_objects import ModelIdentity
     from mpc_imaging.tasks.job import Job
 
 log = logging.getLogger("mpc_imaging.party")
+
+
+def _referred(source: Source | None) -> tuple[Path | list[Path] | None, int | None]:
+    """The file and frame that a report refers to; of a volume, the files of its slices, or the one that has them all.
+
+    Of a multi-frame file the report then names all frames: the slices are chosen evenly from them.
+    """
+    if source is None or isinstance(source, tuple):
+        return source or (None, None)
+    paths = list(dict.fromkeys(path for path, _ in source))
+    return (paths[0] if len(paths) == 1 else paths), None
 
 
 def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
@@ -32,7 +45,7 @@ def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, 
     scores = [None] * len(predicted) if logits is None else logits.double().softmax(1).tolist()
     sources = split.sources[rows] or [None] * len(predicted)
     results = [
-        ResultRow(image_id, *(source or (None, None)), names[label], score and dict(zip(names, score, strict=True)))
+        ResultRow(image_id, *_referred(source), names[label], score and dict(zip(names, score, strict=True)))
         for image_id, source, label, score in zip(split.ids[rows], sources, predicted.tolist(), scores, strict=True)
     ]
     with job.progress.stage("results", len(results)):

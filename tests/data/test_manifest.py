@@ -178,3 +178,28 @@ def test_rows_without_consent_need_no_label(tmp_path: Path) -> None:
     rows[0]["label"] = ""
     found = read_manifest(make_folder(tmp_path, rows), NAMES, purpose="research")
     assert found == ([], [], 2)
+
+
+def test_files_of_a_folder_are_not_used_twice(tmp_path: Path) -> None:
+    """A row may name a folder, whose files are then slices of one volume."""
+    rows = some_rows(5)
+    for row, file in zip(rows, ["a", "a/1.dcm", "b/1.dcm", "b", "c/d/e.dcm"], strict=True):
+        row["file"] = file
+    write_manifest(tmp_path, rows)
+    found, rejected, _ = read_manifest(tmp_path, NAMES)
+    assert [row.file for row in found] == ["a", "b/1.dcm", "c/d/e.dcm"]
+    assert rejected == [
+        "row 3, a/1.dcm: row 2 has files of it, or its folder",
+        "row 5, b: row 4 has files of it, or its folder",
+    ]
+
+
+@pytest.mark.parametrize("order", [["a", "a/1.dcm", "b"], ["a/1.dcm", "b", "a"]])
+@pytest.mark.parametrize("refused", ["a", "a/1.dcm"])
+def test_consent_holds_for_a_folder_and_its_files(tmp_path: Path, refused: str, order: list[str]) -> None:
+    rows = [row | {"consent": "yes", "purpose": "any"} for row in some_rows(3)]
+    for row, file in zip(rows, order, strict=True):
+        row |= {"file": file, "consent": "no" if file == refused else "yes"}
+    write_manifest(tmp_path, rows)
+    found, rejected, withheld = read_manifest(tmp_path, NAMES, purpose="research")
+    assert [row.file for row in found] == ["b"] and withheld == 2 and not rejected

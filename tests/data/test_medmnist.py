@@ -79,10 +79,20 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert "no .npz file" in problem(tmp_path / "cut.npz")
 
 
+def test_volumes(tmp_path: Path) -> None:
+    volumes = images(shape=(8, 12, 10))
+    path = save(tmp_path / "a.npz", test_images=volumes)
+    found = medmnist.read_images(path, "test", [4, 1], 3, slices=4)
+    assert found.shape == (2, 4, 3, 12, 10) and found.dtype == np.float32
+    np.testing.assert_allclose(found[:, :, 1], volumes[[4, 1], 0::2] / 255, atol=1e-7)
+
+
 def test_images_that_are_refused(tmp_path: Path) -> None:
     volumes = save(tmp_path / "a.npz", test_images=images(shape=(28, 28, 28)))
-    with pytest.raises(DataError, match="volumes are not supported"):
+    with pytest.raises(DataError, match="write data.slices=N for volumes"):
         medmnist.read_images(volumes, "test", [0], 1)
+    with pytest.raises(DataError, match="give a 3-D MedMNIST set"):
+        medmnist.read_images(save(tmp_path / "c.npz", test_images=images()), "test", [0], 1, slices=4)
     few = save(tmp_path / "b.npz", test_images=images(3))
     with pytest.raises(DataError, match="3 images, fewer than test_labels"):
         medmnist.read_images(few, "test", [5], 1)
@@ -112,6 +122,7 @@ def test_a_download_happens_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "medmnist", stand_in())
     assert medmnist.download("fake", 28) == cache / "fake.npz"
     assert medmnist.download("fake", 50) == cache / "fake_64.npz"
+    assert medmnist.download("fake", 100, volumes=True) == cache / "fake_64.npz"
     assert sorted(path.name for path in cache.iterdir()) == ["fake.npz", "fake_64.npz"]
     monkeypatch.setitem(sys.modules, "medmnist", stand_in(broken=True))
     assert medmnist.download("fake", 28).is_file()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mpc_imaging.models.multiple_instance import MultipleInstance
 from mpc_imaging.models.zoo import Head
 from mpc_imaging.protocols.noise import ClippedSum, HeadSum
 from mpc_imaging.settings import Loss
@@ -199,3 +200,12 @@ def test_parameters_of_other_layers_are_refused(two):
     images, labels = batch(2)
     with pytest.raises(AssertionError, match="privacy=dp takes linear layers"):
         secure(two, module, images, labels, clip=1.0, micro_batch=1, linear=1, materialised=True)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_layers_that_take_slices_for_images_are_refused(two, pool):
+    """Their rows are no images: each slice would be clipped by itself, and a volume could add that many times more."""
+    module = MultipleInstance(3, image_size=16, pool=pool, features=4)
+    images, labels = torch.randn(2, 3, 1, 16, 16), torch.randint(2, (2,))
+    with pytest.raises(AssertionError, match="6 rows for 2 images: privacy=dp takes layers over whole images"):
+        secure(two, module, images, labels, clip=1.0, micro_batch=1, linear=2, materialised=True)

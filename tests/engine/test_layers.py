@@ -138,3 +138,24 @@ def test_gradients_of_a_network(two):
     y.backward(y.detach())
     for name, parameter in module.named_parameters():
         assert (grads[name] - parameter.grad.double()).abs().max() < 0.02 * (1 + parameter.grad.abs().max()), name
+
+
+def reduced(x, name, dims, keepdim):
+    from mpc_imaging.engine import layers
+
+    y = getattr(layers, name)(x, dims, keepdim)
+    y.backward(y.detach())
+    return {"y": y, "x": x.grad}
+
+
+@pytest.mark.parametrize("name", ["mean", "sum"])
+@pytest.mark.parametrize(("dims", "keepdim"), [((1,), False), ((2, 0), False), ((2, 3), True), ((0, 1, 2, 3), False)])
+def test_reductions_and_their_gradients(two, name, dims, keepdim):
+    x = torch.randn(2, 3, 4, 5)
+    found = two.run(reduced, x, requires_grad=True, name=name, dims=dims, keepdim=keepdim)
+    x.requires_grad_()
+    y = getattr(x, name)(dims, keepdim)
+    y.backward(y.detach())
+    assert found["y"].shape == y.shape
+    for got, want in ((found["y"], y), (found["x"], x.grad)):
+        assert (got - want.detach().double()).abs().max() < 2e-3

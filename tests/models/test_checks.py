@@ -33,7 +33,7 @@ LAYERS = [
     (nn.BatchNorm2d(4, track_running_stats=False), "train it with track_running_stats=True"),
     (nn.MultiheadAttention(4, 2), "use a convolutional model such as torchvision.models.resnet18"),
     (nn.LSTM(4, 4), "replace nn.LSTM by nn.Conv1d over time"),
-    (nn.Conv3d(1, 1, 3), "replace nn.Conv3d by its 2-d layer, with slices as channels"),
+    (nn.Conv3d(1, 1, 3), "replace nn.Conv3d by its 2-d layer over slices, as model=slices"),
     (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), 'use padding_mode="zeros"'),
     (nn.ReflectionPad2d(1), "replace nn.ReflectionPad2d by nn.ZeroPad2d"),
     (nn.ZeroPad2d(-1), "slice with x[:, :, a:b]"),

@@ -11,13 +11,15 @@ import pytest
 
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.report.dicom_results import NO_SOURCE, ResultRow, write_results
-from tests.report.dicom_checks import MODEL, make_source, require, standard_errors
+from tests.report.dicom_checks import MODEL, ct_series, make_source, require, standard_errors
 
 pytest.importorskip("highdicom", reason="an extra: pip install highdicom")
 CLASSES = ["clear", "opacity"]
 
 
-def row(image_id: str, source: Path | None, frame: int | None = None, scores: tuple[float, float] = (0.1, 0.9)):
+def row(
+    image_id: str, source: Path | list[Path] | None, frame: int | None = None, scores: tuple[float, float] = (0.1, 0.9)
+):
     return ResultRow(image_id, source, frame, "opacity", dict(zip(CLASSES, scores, strict=True)))
 
 
@@ -133,3 +135,15 @@ def test_real_series_ends_as_valid_reports(tmp_path, medical_data):
     outcome = write_results(tmp_path, [row(f"a-test-{k:05d}", path) for k, path in enumerate(files)], MODEL, CLASSES)
     assert len(outcome.written) == len(files)
     assert [standard_errors(path) for path in outcome.written.values()] == [[]] * len(files)
+
+
+def test_a_report_on_a_volume_refers_to_all_of_its_slices(tmp_path):
+    slices = ct_series(tmp_path)
+    outcome = write_results(tmp_path / "run", [row("a-1", slices)], MODEL, CLASSES)
+    report = pydicom.dcmread(outcome.written["a-1"])
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    referred = {entry.ReferencedSOPInstanceUID for entry in series.ReferencedSOPSequence}
+    assert referred == {pydicom.dcmread(path).SOPInstanceUID for path in slices}
+    mixed = write_results(tmp_path / "mixed", [row("a-1", [*slices, make_source(tmp_path / "x.dcm")])], MODEL, CLASSES)
+    assert "not of one patient, study and series" in mixed.refused["a-1"]

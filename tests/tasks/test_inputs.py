@@ -67,7 +67,7 @@ def test_images_of_another_size_are_refused(consortium):
     own = _own(parties) | {"b": _own(parties, size=3)["b"]}
     results = parties.run(_announcing(own))
     assert isinstance(results["a"], SessionError)
-    assert "a has 1x2x2, b has 1x3x3; set data.image_size and data.channels alike" in str(results["a"])
+    assert "a has 1x2x2, b has 1x3x3; set these keys alike" in str(results["a"])
     assert isinstance(results["b"], PeerLostError) and "b has 1x3x3" in str(results["b"])
 
 
