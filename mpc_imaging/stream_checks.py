@@ -21,15 +21,15 @@ def cine(settings: Settings, party: str | None) -> Iterator[Problem]:
     if data.quality is Quality.refuse:
         what = "frames are never together to be compared; write report, which leaves it out here"
         yield Problem("data.quality", what)
+    if settings.finds_duplicates():
+        what = "owners compare whole data sets, and a stream reads frame by frame; write duplicates: []"
+        yield Problem("policy.reveal.duplicates", what)
     if settings.model.backbone._target_ is not None:
         yield Problem("model.backbone._target_", "a stream shares frames, not features; write null, or task=infer")
     if data.masks:
         yield Problem("data.masks", "a stream opens classes of frames, not masks; write false, or task=infer")
     if data.slices is not None:
         yield Problem("data.slices", "a stream has frames, not volumes; write null, or task=infer")
-    if settings.recipients("duplicates"):
-        what = "frames are never together to be compared; write [], or task=infer"
-        yield Problem("policy.reveal.duplicates", what)
     if 1 <= stream.queue < stream.frames_per_step:
         what = f"room for {stream.queue} of the {stream.frames_per_step} frames of a step; write as many or more"
         yield Problem("task.stream.queue", what)

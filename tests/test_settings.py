@@ -98,7 +98,7 @@ def test_keys_and_types_are_reported_together() -> None:
     for expected in (
         "tsak: unknown key; did you mean task?",
         "task.epoch: unknown key; did you mean epochs?",
-        "task.kind: 'trian' is not valid; did you mean train? (choices: infer, train)",
+        "task.kind: 'trian' is not valid; did you mean train? (choices: infer, train, stream)",
         "task.batch_size: 1.5 is not valid; write a whole number",
         "topology.parties.hospital_b.roles: 'reciever' is not valid; did you mean receiver?",
         "topology.parties.hospital_c: 'compute' is no group of keys; write some of roles, address",

@@ -22,6 +22,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"model.backbone._target_": "torchvision.models.resnet18", "model.backbone.features": 512},
         "model.backbone._target_: a stream shares frames, not features; write null, or task=infer",
     ),
+    ({"policy.reveal.duplicates": ["image_owner"]}, "policy.reveal.duplicates: owners compare whole data sets"),
     ({"task.stream.queue": 0}, "task.stream.queue: 0 is out of range; write a whole number from 1"),
     ({"task.stream.fps": 0.0}, "task.stream.fps: 0.0 is out of range; write a number above 0"),
     ({"task.stream.frames_per_step": 0}, "task.stream.frames_per_step: 0 is out of range; write a whole number from 1"),
@@ -30,10 +31,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "task.stream.queue: room for 4 of the 8 frames of a step; write as many or more",
     ),
     ({"data.masks": True}, "data.masks: a stream opens classes of frames, not masks; write false, or task=infer"),
-    (
-        {"policy.reveal": {"logits": ["image_owner"], "duplicates": ["image_owner"]}},
-        "policy.reveal.duplicates: frames are never together to be compared; write []",
-    ),
+    ({"data.slices": 8}, "data.slices: a stream has frames, not volumes; write null, or task=infer"),
     ({"resume": True, "checkpoint.path": "/run"}, "resume: stream is not resumed"),
     (
         {"policy.reveal": {"metrics": ["receiver"]}},

@@ -324,7 +324,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
                 rejected.append(Refused(row.number, row.file, str(error)))
                 continue
             try:
-                numbers = [number for _, number in places]
+                numbers = [number for _, number in places] if data.masks else []
                 marked = reader.read(source.path / row.mask, path, numbers) if data.masks else None
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, f"its mask: {error}"))
