@@ -174,6 +174,7 @@ def _local_problems(settings: Settings) -> list[str]:
         problems.append(Problem(f"topology.parties.{name}.address", what))
     paths = {
         "data.path": settings.data.path,
+        "data.pseudonym_key_file": settings.data.pseudonym_key_file,
         "model.weights.path": settings.model.weights.path,
         "model.backbone.path": settings.model.backbone.path,
         "checkpoint.path": settings.checkpoint.path,
@@ -197,6 +198,7 @@ def _make_absolute(settings: Settings) -> None:
 
     settings.data.path = absolute(settings.data.path)
     settings.data.paths = {name: absolute(path) for name, path in settings.data.paths.items()}
+    settings.data.pseudonym_key_file = absolute(settings.data.pseudonym_key_file)
     settings.model.weights.path = absolute(settings.model.weights.path)
     settings.model.backbone.path = absolute(settings.model.backbone.path)
     settings.checkpoint.path = absolute(settings.checkpoint.path)

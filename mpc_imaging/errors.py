@@ -6,7 +6,15 @@ cause for the others (`parties.session.public_cause`). None ever carries patient
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+
+
+def unforeseen(error: BaseException) -> str:
+    """Where an error arose that nobody foresaw, but not its message, which may quote data."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
 
 
 class MPCImagingError(Exception):

@@ -24,7 +24,7 @@ import yaml
 
 from mpc_imaging import settings as config
 from mpc_imaging.commands import Parser
-from mpc_imaging.errors import ConfigError, MPCImagingError
+from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.settings import Role, Settings
 from mpc_imaging.transport.frames import one_line
 
@@ -206,10 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(arguments, "stopped by the operator", 130)
     except Exception as error:  # an unexpected fault: its message may quote data
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
         more = f"; see {folder / 'log.txt'}" if folder else ""
-        return _fail(arguments, f"unexpected {type(error).__name__} at {where}{more}, or run again with --debug", 1)
+        return _fail(arguments, f"{unforeseen(error)}{more}, or run again with --debug", 1)
     return 0
 
 

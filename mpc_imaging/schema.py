@@ -168,6 +168,7 @@ class DataSettings:
     mask_segment: the number of the segment that is used of a DICOM segmentation.
     quality: what an owner does about images that repeat, leak across splits, are blank or tell their site, or that
     another owner has too, if the policy lets it find out (``duplicates``).
+    pseudonym_key_file: an owner's key, with which its images have the same pseudonyms in every run; null: new ones.
     require_consent: only images whose manifest has consent for ``purpose``, the run's, which all parties agree on.
     """
 
@@ -183,6 +184,7 @@ class DataSettings:
     frames: Frames = Frames.first
     invalid: Invalid = Invalid.refuse
     dicom_results: bool = False
+    pseudonym_key_file: str | None = None
     quality: Quality = Quality.report
     require_consent: bool = False
     purpose: str | None = None

@@ -81,6 +81,7 @@ PRIVATE = (
     "data.invalid",
     "data.quality",
     "data.dicom_results",
+    "data.pseudonym_key_file",
     "model.weights.path",
     "model.backbone.path",
     "checkpoint.path",

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from mpc_imaging.data.dicom import ImageError, Picture, open_picture
+from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize
 from mpc_imaging.data.loading import Split, _own_rows, _report, _source, _window
-from mpc_imaging.data.rows import Row
+from mpc_imaging.data.rows import Refused, Row
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import DataSettings, Settings
 
@@ -35,10 +36,13 @@ class CineFile:
 
 
 class Cine:
-    """The frames of one party's files of one split, in the order of the manifest. No pixel is kept."""
+    """The frames of one party's files of one split, in the order of the manifest. No pixel is kept.
 
-    def __init__(self, data: DataSettings, files: Sequence[CineFile]) -> None:
-        self._data, self._files = data, list(files)
+    ``names``: by which files that cannot be used are named in logs and errors.
+    """
+
+    def __init__(self, data: DataSettings, files: Sequence[CineFile], names: ImageNames) -> None:
+        self._data, self._files, self._names = data, list(files), names
 
     def __len__(self) -> int:
         """Return the number of frames of all files."""
@@ -62,7 +66,7 @@ class Cine:
         A frame is decoded before the next is asked for, or never. What cannot be used is None with data.invalid=skip.
 
         Raises:
-            DataError: a file, or a frame when it is decoded, cannot be used; it is named.
+            DataError: a file, or a frame when it is decoded, cannot be used; its row is named.
         """
         index = 0
         for file in self._files:
@@ -95,7 +99,9 @@ class Cine:
         return normalise(resize(torch.from_numpy(frame)[None], data.image_size), data.mean, data.std)[0]
 
     def _refuse(self, file: CineFile, reason: str) -> None:
-        _report([_line(file.row, reason)], self._data.invalid)
+        refused = Refused(file.row.number, file.row.file, reason)
+        self._names.write([], [refused])
+        _report([self._names.refusal(refused)], self._data.invalid)
 
 
 def open_cine(settings: Settings, party: str, folder: Path, record: Callable[..., None] | None = None) -> Cine:
@@ -109,7 +115,7 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
             file is left.
     """
     data, split, owners = settings.data, settings.task.split, settings.data_owners()
-    source = _source(data, party, owners)
+    source = _source(data, party, owners, folder)
     if data.require_consent and record is not None:
         record("consent", purpose=data.purpose, left_out=source.withheld)
     rejected, files = list(source.rejected), []
@@ -117,16 +123,13 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
         path = source.path / row.file
         try:
             with open_picture(path) as picture:
-                files.append(CineFile(path, row, f"{party}-{row.origin}-{row.number:05d}", picture.count))
+                files.append(CineFile(path, row, source.names.of(row), picture.count))
         except ImageError as error:
-            rejected.append(_line(row, str(error)))
-    _report(rejected, data.invalid)
+            rejected.append(Refused(row.number, row.file, str(error)))
+    source.names.write([file.row for file in files], rejected)
+    _report([source.names.refusal(each) for each in rejected], data.invalid)
     if not files:
         raise DataError([f"{party} holds no usable file of {split}: see its log, or add files"])
-    cine = Cine(data, files)
+    cine = Cine(data, files, source.names)
     logger.info("%s holds %d frames of %s in %d files", party, len(cine), split, len(files))
     return cine
-
-
-def _line(row: Row, reason: str) -> str:
-    return f"row {row.number}, {row.file}: {reason}"

@@ -15,11 +15,12 @@ import torch
 from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.augment import augmented, augmented_masks
 from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
+from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize, resize_masks
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.refusals import Reason
-from mpc_imaging.data.rows import Row, subset
+from mpc_imaging.data.rows import Refused, Row, subset
 from mpc_imaging.data.segmentations import MaskReader
 from mpc_imaging.data.volumes import read_slices
 from mpc_imaging.data.windows import Window
@@ -37,11 +38,11 @@ class Split:
 
     ``images`` is float32 (N, C, H, W), normalised, or volumes (N, S, C, H, W), or (N, F), features of images;
     ``labels`` int64 (N,), or with data.multi_label (N, K) of 0 and 1, with data.masks (N, H, W) of 0 and 1, the
-    structure. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<row of manifest.csv>`` or
-    ``<split>-<row of the .npz>``, with the split that the data set has the image in, and ``-a<k>`` at the end of the
-    k-th copy of a train image. ``sources``: the file of each image and its frame, from 0, or those of all slices of a
-    volume; empty for images that have none. ``contents``: of the images before those copies, a digest each of its
-    decoded pixels, before they were resized, or b"" of a blank one.
+    structure. ``ids``: N pseudonyms, unique within the run: ``<party>-<split>-<keyed hash>`` or ``<split>-<row of the
+    .npz>``, with the split that the data set has the image in, ``-<frame>`` behind it where all are used, and ``-a<k>``
+    at the end of the k-th copy of a train image. ``sources``: the file of each image and its frame, from 0, or those of
+    all slices of a volume; empty for images that have none. ``contents``: of the images before those copies, a digest
+    each of its decoded pixels, before they were resized, or b"" of a blank one.
     """
 
     images: torch.Tensor
@@ -63,15 +64,16 @@ class Split:
 class _Source:
     """Rows in reach of one party, and how to read them. ``shared``: one data set for all owners, to be divided.
 
-    ``withheld``: so many images are not among the rows, for want of consent.
+    ``names``: pseudonyms of DICOM files. ``withheld``: so many images are not among the rows, for want of consent.
     """
 
     data: DataSettings
     party: str
     path: Path
     rows: list[Row]
-    rejected: list[str]
+    rejected: list[Refused]
     shared: bool
+    names: ImageNames | None = None
     withheld: int = 0
 
 
@@ -97,14 +99,15 @@ def load_party(
 ) -> dict[str, Split]:
     """Read the images that ``party`` owns, and no others; of train images also the copies that data.augment asks for.
 
-    ``folder`` is the party's run folder, where phantoms are written. Files that cannot be used are named in the log
-    ``mpc_imaging.data`` and left out with data.invalid=skip. ``record(event, **details)`` notes how many images were
-    left out without consent, which is known before any is read, and what `quality.findings` has.
+    ``folder`` is the party's run folder, where phantoms are written, and the table of pseudonyms and files. Files that
+    cannot be used are listed in the log ``mpc_imaging.data``, by pseudonym, and left out with data.invalid=skip.
+    ``record(event, **details)`` notes how many images were left out without consent, which is known before any is read,
+    and what `quality.findings` has.
 
     Raises:
         DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, or an owner
             would hold no image at all, or too few patients for data.folds; or as `quality.check`.
-        ConfigError: data.partition.kind=private, but the images are phantoms.
+        ConfigError: data.partition.kind=private, but the images are phantoms; or as `ImageNames`.
     """
     data = settings.data
     owners = settings.data_owners()
@@ -112,10 +115,10 @@ def load_party(
         raise DataError([f"{party} owns no data: the data owners are {', '.join(owners)}"])
     if data.kind is DataKind.phantoms:
         rows = _own_share(phantoms.rows(data.phantoms), data, owners, party, splits)
-        source = _phantom_source(data, party, folder / "dicom", rows)
+        source = _phantom_source(data, party, folder, "dicom", rows)
         own = source.rows
     else:
-        source = _source(data, party, owners)
+        source = _source(data, party, owners, folder)
         if data.require_consent and record is not None:
             record("consent", purpose=data.purpose, left_out=source.withheld)
         own = _own_rows(source, owners, splits)
@@ -145,19 +148,19 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
     data = settings.data
     if data.kind is DataKind.phantoms:
         rows = _limited(phantoms.rows(data.phantoms), data, split)
-        source = _phantom_source(data, party, folder / f"dicom_{split}", rows)
+        source = _phantom_source(data, party, folder, f"dicom_{split}", rows)
         own = source.rows
     else:
-        source = _source(data, party, [party])
+        source = _source(data, party, [party], folder)
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
         own = _limited(rows, data, split)
     loaded = _split(data, _read(source, own, [split])[split])
     if not loaded:
-        raise DataError([f"{source.path}: there is no usable image of {split}: add some, or train on other weights"])
+        raise DataError([f"{party} has no usable image of {split}: add some, or train on other weights"])
     return loaded
 
 
-def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
+def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path) -> _Source:
     """Read the manifest or the labels in reach of ``party``."""
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
@@ -171,7 +174,8 @@ def _source(data: DataSettings, party: str, owners: Sequence[str]) -> _Source:
     )
     if data.require_consent:
         logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
-    return _Source(data, party, path, rows, rejected, not private, withheld)
+    names = ImageNames(party, folder, data.pseudonym_key_file)
+    return _Source(data, party, path, rows, rejected, not private, names, withheld)
 
 
 def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
@@ -193,12 +197,13 @@ def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:
     return Path(path).expanduser()
 
 
-def _phantom_source(data: DataSettings, party: str, folder: Path, rows: Sequence[Row]) -> _Source:
+def _phantom_source(data: DataSettings, party: str, folder: Path, name: str, rows: Sequence[Row]) -> _Source:
     """Write the phantoms of ``rows``, then take them from their manifest as any folder of DICOM files."""
     volumes = () if data.slices is None else (phantom_volumes.save, "")
-    phantoms.write(folder, rows, data.phantoms.seed, data.class_names, *volumes)
-    own, rejected, _ = read_manifest(folder, data.class_names, data.multi_label)
-    return _Source(data, party, folder, own, rejected, shared=False)
+    phantoms.write(folder / name, rows, data.phantoms.seed, data.class_names, *volumes)
+    own, rejected, _ = read_manifest(folder / name, data.class_names, data.multi_label)
+    names = ImageNames(party, folder, data.pseudonym_key_file)
+    return _Source(data, party, folder / name, own, rejected, shared=False, names=names)
 
 
 def _limited(rows: Sequence[Row], data: DataSettings, split: str) -> list[Row]:
@@ -316,32 +321,35 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
             try:
                 frames, places = (_frames if data.slices is None else _volume)(source, row, rejected, flaws)
             except ImageError as error:
-                rejected.append(f"row {row.number}, {row.file}: {error}")
+                rejected.append(Refused(row.number, row.file, str(error)))
                 continue
             try:
                 numbers = [number for _, number in places] if data.masks else []
                 marked = reader.read(source.path / row.mask, path, numbers) if data.masks else None
             except ImageError as error:
-                rejected.append(f"row {row.number}, mask {row.mask}: {error}")
+                rejected.append(Refused(row.number, row.file, f"its mask: {error}"))
                 continue
             first = seen.setdefault(_digest(*frames), row.number)
             if first != row.number:
-                rejected.append(f"row {row.number}, {row.file}: the same image as row {first}")
+                rejected.append(Refused(row.number, row.file, f"the same image as row {first}"))
                 continue
             images += [resize(torch.from_numpy(frame)[None], data.image_size) for frame in frames]
             contents += map(_content, frames)
             used += [row] * len(frames)
-            name = f"{source.party}-{row.origin}-{row.number:05d}"
+            name = source.names.of(row)
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
             sources += places
             masks += [] if marked is None else [resize_masks(torch.from_numpy(marked), data.image_size)]
         loaded[split] = _Pixels(images, used, ids, sources, masks, contents, flaws)
     reader.close()
-    _report(rejected, data.invalid)
+    source.names.write([row for part in loaded.values() for row in part.rows], rejected)
+    _report([source.names.refusal(each) for each in rejected], data.invalid)
     return loaded
 
 
-def _frames(source: _Source, row: Row, rejected: list[str], flaws: list[str]) -> tuple[list[np.ndarray], list[Source]]:
+def _frames(
+    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
+) -> tuple[list[np.ndarray], list[Source]]:
     """The chosen frames (C, H, W) of a row's file, each with its source."""
     data, path = source.data, source.path / row.file
     if path.is_dir():
@@ -351,15 +359,17 @@ def _frames(source: _Source, row: Row, rejected: list[str], flaws: list[str]) ->
     return frames, [(path, first + k) for k in range(len(frames))]
 
 
-def _volume(source: _Source, row: Row, rejected: list[str], flaws: list[str]) -> tuple[list[np.ndarray], list[Source]]:
+def _volume(
+    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
+) -> tuple[list[np.ndarray], list[Source]]:
     """A row's volume (S, C, H, W) as the only image. Unusable slices go to ``rejected``, what it lacks to ``flaws``."""
     data, left_out = source.data, []
     try:
         volume = read_slices(source.path / row.file, data.slices, data.channels, _window(data), left_out)
     finally:
-        rejected += [f"row {row.number}, {path.relative_to(source.path)}: {reason}" for path, reason in left_out]
+        rejected += [Refused(row.number, path.relative_to(source.path).as_posix(), reason) for path, reason in left_out]
     for problem in volume.problems:
-        logger.info("row %d, %s: %s", row.number, row.file, problem.text)
+        logger.info("%s", source.names.refusal(Refused(row.number, row.file, problem.text)))
     flaws += volume.flaws()
     return [volume.values], [volume.sources]
 
@@ -386,8 +396,8 @@ def _augmented(source: _Source, part: _Pixels, seed: int) -> _Pixels:
     augment = source.data.augment
     if augment.copies == 1 or not part.ids:
         return part
-    images, ids = augmented(torch.cat(part.images), part.ids, augment, seed, source.party)
-    masks = [augmented_masks(torch.cat(part.masks), part.ids, augment, seed, source.party)] if part.masks else []
+    images, ids = augmented(torch.cat(part.images), part.ids, part.rows, augment, seed, source.party)
+    masks = [augmented_masks(torch.cat(part.masks), part.rows, augment, seed, source.party)] if part.masks else []
     return _Pixels([images], part.rows * augment.copies, ids, masks=masks, contents=part.contents)
 
 

@@ -6,7 +6,7 @@ pseudonym), ``split`` (train, val or test), and optionally ``site``, ``consent``
 ``purpose`` (what the consent is for: names separated by semicolons, or any); with data.masks ``mask``, a file as
 ``file`` is, in place of ``label``, which is not looked at. Other columns are subgroups, left alone here.
 
-Messages name rows as a spreadsheet counts them (the header is row 1) and files, but quote no other cell: they travel.
+Messages name rows as a spreadsheet counts them (the header is row 1) and quote no cell: names of files name patients.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mpc_imaging.data.rows import Row
+from mpc_imaging.data.rows import Refused, Row
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS
 
@@ -31,10 +31,10 @@ _ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "
 
 
 class Manifest(NamedTuple):
-    """The usable rows; one line for each row that names no label or repeats a file; how many lack consent."""
+    """The usable rows; those that name no label or repeat a file; how many lack consent."""
 
     rows: list[Row]
-    rejected: list[str]
+    rejected: list[Refused]
     withheld: int
 
 
@@ -59,7 +59,7 @@ def read_manifest(
     needed, labelled = (WITH_MASKS, "mask") if masks else (REQUIRED, "label")
     lines = _read_lines(folder, (*needed, *CONSENT) if purpose is not None else needed)
     problems: dict[str, list[int]] = defaultdict(list)
-    rejected: list[str] = []
+    rejected: list[Refused] = []
     rows: list[Row] = []
     first_row: dict[Path, int] = {}
     first_below: dict[Path, int] = {}
@@ -79,11 +79,11 @@ def read_manifest(
         if path in withheld:
             pass
         elif not cells[labelled] and not multi_label:
-            rejected.append(f"row {number}, {cells['file']}: it has no {labelled}")
+            rejected.append(Refused(number, cells["file"], f"it has no {labelled}"))
         elif path in first_row:
-            rejected.append(f"row {number}, {cells['file']}: the same file is in row {first_row[path]}")
+            rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
         elif other := first_row.get(path.parent) or first_below.get(path):
-            rejected.append(f"row {number}, {cells['file']}: row {other} has files of it, or its folder")
+            rejected.append(Refused(number, cells["file"], f"row {other} has files of it, or its folder"))
         elif not wrong and label is not None:
             mask = cells["mask"] if masks else ""
             site = cells.get("site", "")
@@ -94,14 +94,13 @@ def read_manifest(
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
     if found:
-        missing = [
-            f"row {row.number}, {row.file}: there is no such file" for row in rows if not (root / row.file).exists()
-        ]
-        raise DataError([f"{folder / NAME}: {problem}" for problem in found] + missing + rejected)
+        found += [f"row {row.number}: there is no such file" for row in rows if not (root / row.file).exists()]
+        found += [f"row {row.number}: {row.reason}" for row in rejected]
+        raise DataError([f"{NAME}, {problem}" for problem in found])
     return _with_consent(root, rows, rejected, withheld)
 
 
-def _with_consent(root: Path, rows: Sequence[Row], rejected: list[str], withheld: set[Path]) -> Manifest:
+def _with_consent(root: Path, rows: Sequence[Row], rejected: list[Refused], withheld: set[Path]) -> Manifest:
     """Without the rows of withheld files, of folders that have one, and of files in withheld folders."""
     above = {path.parent for path in withheld}
     kept, left_out = [], set(withheld)
@@ -129,14 +128,14 @@ def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[s
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             [
-                f"{path}: cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
+                f"{NAME} cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
                 f"{', '.join(required)}"
             ]
         ) from None
     columns = [name.lower() for name in table[0]] if table else []
-    problems = [f"{path}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
+    problems = [f"{NAME}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
     problems += [
-        f"{path}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
+        f"{NAME}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
     ]
     if problems:
         raise DataError(problems)

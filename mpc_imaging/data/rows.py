@@ -13,24 +13,33 @@ class Row:
     """One image of a data set.
 
     ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
-    split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient`` and
-    ``site`` never leave the party's process. ``moved_from``: the split that it is read from, where data.folds put it
-    into another. ``mask``: the file of its mask, with data.masks; ``label`` is then 0.
+    split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient``,
+    ``site`` and the names of files never leave the party's process. ``moved_from``: the split that it is read from,
+    where data.folds put it into another. ``mask``: the file of its mask, with data.masks; ``label`` is then 0.
     """
 
     number: int
     split: str
     label: int | tuple[int, ...]
     patient: str = field(repr=False)
-    site: str = ""
-    file: str = ""
+    site: str = field(default="", repr=False)
+    file: str = field(default="", repr=False)
     moved_from: str = ""
-    mask: str = ""
+    mask: str = field(default="", repr=False)
 
     @property
     def origin(self) -> str:
         """The split that the data set has it in; with ``number`` it names the row, whatever the folds."""
         return self.moved_from or self.split
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row of manifest.csv that gives no image, and why. Its file is for its owner's eyes alone."""
+
+    number: int
+    file: str = field(repr=False)
+    reason: str
 
 
 def shuffle_key(seed: int, *names: object) -> bytes:

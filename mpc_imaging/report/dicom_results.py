@@ -16,6 +16,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from mpc_imaging.data.image_names import RESULTS
 from mpc_imaging.data.refusals import ImageError
 from mpc_imaging.errors import DataError
 from mpc_imaging.report.predictions import write_atomically
@@ -23,7 +24,6 @@ from mpc_imaging.report.result_objects import ModelIdentity, Places, check_insta
 from mpc_imaging.report.result_source import ResultError, read_sources
 from mpc_imaging.report.structured_report import structured_report
 
-RESULTS = "results"
 TABLE = "results.csv"
 NO_SOURCE = "not from a DICOM file: in this table only"
 

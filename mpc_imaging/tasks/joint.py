@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from mpc_imaging.baselines.plaintext import PlaintextResult, predict, run_plaint
 from mpc_imaging.data import load_party
 from mpc_imaging.data.cine import open_cine
 from mpc_imaging.engine.encoding import decode
-from mpc_imaging.errors import ConfigError, MPCImagingError
+from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.models.build import build
 from mpc_imaging.models.weights import load_weights, set_weights
 from mpc_imaging.report.joint import write_joint_report
@@ -104,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     except MPCImagingError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # goes into a file of the run and to the terminal: where it arose, but no message
+        print("".join(traceback.format_tb(error.__traceback__)), unforeseen(error), sep="\n", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -94,6 +94,13 @@ def some_rows(count: int, split: str = "test", **columns: str) -> list[dict[str,
     ]
 
 
+def rows_of(folder: Path, ids: list[str]) -> list[int]:
+    """The rows of manifest.csv that pseudonyms stand for, by the table in a party's run folder."""
+    with (folder / "results" / "images.csv").open(newline="") as stream:
+        known = {line["pseudonym"]: int(line["row"]) for line in csv.DictReader(stream) if not line["refused"]}
+    return [known[name.split("-")[2]] for name in ids]
+
+
 def settings_for(data: DataSettings, owners: tuple[str, ...] = ("hospital_a", "hospital_b")) -> Settings:
     parties = {name: PartySettings([Role.data_owner, Role.compute]) for name in owners}
     parties["dealer"] = PartySettings([Role.dealer])

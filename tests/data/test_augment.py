@@ -9,16 +9,18 @@ import torch
 
 from mpc_imaging.data import load_party, load_whole_split
 from mpc_imaging.data.augment import augmented
+from mpc_imaging.data.rows import Row
 from mpc_imaging.settings import AugmentSettings
 from tests.data.builders import dicom_settings, make_folder, settings_for, some_rows
 
 IMAGES = torch.rand(6, 1, 9, 9, generator=torch.Generator().manual_seed(0))
 IDS = [f"train-{row:05d}" for row in range(6)]
+ROWS = [Row(number, "train", 0, "p") for number in range(6)]
 
 
 def changed(augment: AugmentSettings, images: torch.Tensor = IMAGES) -> torch.Tensor:
     """All copies but the first: (copies - 1, N, C, H, W)."""
-    found, ids = augmented(images, IDS[: len(images)], augment, 0, "hospital_a")
+    found, ids = augmented(images, IDS[: len(images)], ROWS[: len(images)], augment, 0, "hospital_a")
     assert torch.equal(found[: len(images)], images) and len(found) == len(ids) == len(set(ids))
     assert ids[len(images)] == "train-00000-a1"
     return found[len(images) :].unflatten(0, (augment.copies - 1, len(images)))
@@ -31,9 +33,9 @@ def test_draws_are_the_same_each_time_and_differ_by_seed_owner_row_and_copy() ->
     assert torch.equal(first, changed(augment, flat))
     assert len(first.mean((2, 3, 4)).unique()) == 12
     for seed, owner in ((1, "hospital_a"), (0, "hospital_b")):
-        assert not torch.equal(augmented(flat, IDS, augment, seed, owner)[0][6:], first.flatten(0, 1))
+        assert not torch.equal(augmented(flat, IDS, ROWS, augment, seed, owner)[0][6:], first.flatten(0, 1))
     # An image's draw does not depend on which others there are.
-    assert torch.equal(augmented(flat[3:4], IDS[3:4], augment, 0, "hospital_a")[0][1:], first[:, 3])
+    assert torch.equal(augmented(flat[3:4], IDS[3:4], ROWS[3:4], augment, 0, "hospital_a")[0][1:], first[:, 3])
 
 
 def test_a_flip_is_half_of_the_copies() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from tests.data.builders import (
     make_dicom,
     make_folder,
     random_pixels,
+    rows_of,
     settings_for,
     shipped,
     some_rows,
@@ -42,18 +45,17 @@ def load_both(data: DataSettings, folder: Path, splits: tuple[str, ...] = ("test
 
 def test_owners_divide_a_folder(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "data", some_rows(10) + some_rows(6, "train"))
-    whole = load_whole_split(settings_for(dicom_settings(folder)), tmp_path, "test", "hospital_a")
+    whole = load_whole_split(settings_for(dicom_settings(folder)), tmp_path / "vendor", "test", "vendor")
     a, b = load_both(dicom_settings(folder), tmp_path, ("train", "test"))
     assert len(a["test"]) == len(b["test"]) == 5 and len(a["train"]) == 3
     assert a["test"].images.shape == (5, 1, 8, 8) and a["test"].images.dtype == torch.float32
     assert a["test"].labels.dtype == torch.int64
-    numbers = sorted(int(name.rsplit("-", 1)[1]) for part in (a, b) for name in part["test"].ids)
-    assert numbers == list(range(2, 12))
     joint = {}
-    for part in (a["test"], b["test"]):
-        joint |= {name.split("-", 1)[1]: image for name, image in zip(part.ids, part.images, strict=True)}
-    for name, image in zip(whole.ids, whole.images, strict=True):
-        torch.testing.assert_close(joint[name.split("-", 1)[1]], image)
+    for name, part in zip(BOTH, (a["test"], b["test"]), strict=True):
+        joint |= dict(zip(rows_of(tmp_path / name, part.ids), part.images, strict=True))
+    assert sorted(joint) == list(range(2, 12))
+    for row, image in zip(rows_of(tmp_path / "vendor", whole.ids), whole.images, strict=True):
+        torch.testing.assert_close(joint[row], image)
 
 
 def test_a_party_decodes_its_own_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +99,25 @@ def spoiled(tmp_path: Path) -> Path:
 
 
 BAD_ROWS = {
-    "row 4, test/2.dcm: the same image as row 2",
-    "row 5, test/3.dcm: it has no label",
-    "row 6, test/0.dcm: the same file is in row 2",
-    "row 7, test/5.dcm: truncated",
-    "row 8, test/6.dcm: a DICOM object without an image",
-    "row 9, test/7.dcm: not a DICOM file",
-    "row 10, test/8.dcm: there is no such file",
+    ("4", "test/2.dcm"): "the same image as row 2",
+    ("5", "test/3.dcm"): "it has no label",
+    ("6", "test/0.dcm"): "the same file is in row 2",
+    ("7", "test/5.dcm"): "truncated",
+    ("8", "test/6.dcm"): "a DICOM object without an image",
+    ("9", "test/7.dcm"): "not a DICOM file",
+    ("10", "test/8.dcm"): "there is no such file",
 }
+
+
+def refused(folder: Path) -> list[str]:
+    """What logs say of the bad rows, by the owner's private table, which is looked at as well."""
+    table = folder / "results" / "images.csv"
+    assert table.stat().st_mode & 0o777 == 0o600 and table.parent.stat().st_mode & 0o777 == 0o700
+    with table.open(newline="") as stream:
+        lines = [line for line in csv.DictReader(stream) if line["refused"]]
+    assert {(line["row"], line["file"]) for line in lines} == set(BAD_ROWS)
+    assert all(line["refused"].startswith(BAD_ROWS[line["row"], line["file"]]) for line in lines)
+    return [f"row {line['row']} (image {line['pseudonym']}): {line['refused']}" for line in lines]
 
 
 def test_bad_files_are_all_refused_at_once(spoiled: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,20 +126,43 @@ def test_bad_files_are_all_refused_at_once(spoiled: Path, caplog: pytest.LogCapt
         load_party(settings, "hospital_a", spoiled, ["test"])
     problems = caught.value.problems
     assert len(problems) == len(BAD_ROWS)
-    for expected in BAD_ROWS:
+    for expected in refused(spoiled):
         assert any(problem.startswith(expected) for problem in problems), expected
         assert f"refused: {expected}" in caplog.text
     assert "data.invalid=skip" in problems[-1]
-    assert "Secretname" not in str(caught.value) + caplog.text
+    assert not re.search(r"Secretname|\.dcm|test/", str(caught.value) + caplog.text)
 
 
 def test_bad_files_are_left_out_and_named(spoiled: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_for(dicom_settings(spoiled, invalid=Invalid.skip), ("hospital_a",))
     own = load_party(settings, "hospital_a", spoiled, ["test"])["test"]
-    assert own.ids == ["hospital_a-test-00002", "hospital_a-test-00003"]
-    for expected in BAD_ROWS:
+    assert rows_of(spoiled, own.ids) == [2, 3]
+    assert all(re.fullmatch("hospital_a-test-[0-9a-f]{20}", name) for name in own.ids)
+    for expected in refused(spoiled):
         assert f"left out: {expected}" in caplog.text
-    assert "Secretname" not in caplog.text
+    assert not re.search(r"Secretname|\.dcm|test/", caplog.text)
+
+
+def test_pseudonyms_are_keyed(tmp_path: Path) -> None:
+    """Another run folder has another key; with a key of the owner's own they are the same everywhere."""
+    folder = make_folder(tmp_path / "data", some_rows(3))
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "short").write_bytes(b"12345")
+
+    def ids(where: str, **keys: object) -> list[str]:
+        data = dicom_settings(folder, **keys)
+        return load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path / where, ["test"])["test"].ids
+
+    first = ids("first")
+    assert first == ids("first") and not set(first) & set(ids("second"))
+    assert (tmp_path / "first" / "results" / "pseudonyms.key").stat().st_mode & 0o777 == 0o600
+    key = str(tmp_path / "key")
+    kept = ids("third", pseudonym_key_file=key)
+    assert kept == ids("fourth", pseudonym_key_file=key) and not set(kept) & set(first)
+    assert not (tmp_path / "third" / "results" / "pseudonyms.key").exists()
+    for wrong in ("nowhere", "short"):
+        with pytest.raises(ConfigError, match="write 32 random ones|pseudonym_key_file: cannot be read"):
+            ids("fifth", pseudonym_key_file=str(tmp_path / wrong))
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
@@ -182,7 +218,9 @@ def test_frames_of_one_file_are_images_of_one_patient(tmp_path: Path) -> None:
     make_dicom(folder / "test" / "0.dcm", random_pixels(5, (3, 6, 6)))
     data = dicom_settings(folder, frames=Frames.all)
     own = load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path, ["test"])["test"]
-    assert own.ids[:3] == [f"hospital_a-test-00002-00{k}" for k in range(3)] and len(own) == 4
+    first = own.ids[0].removesuffix("-000")
+    assert own.ids[:3] == [f"{first}-00{k}" for k in range(3)] and len(own) == 4
+    assert rows_of(tmp_path, own.ids) == [2, 2, 2, 3]
     assert own.labels.tolist() == [0, 0, 0, 1]
 
 
@@ -263,7 +301,7 @@ def test_images_without_consent_are_left_out_and_counted(tmp_path: Path, caplog:
     own = load_party(
         settings, "hospital_a", tmp_path, ["test"], lambda event, **kw: noted.append({"event": event, **kw})
     )
-    assert [int(name.rsplit("-", 1)[1]) for name in own["test"].ids] == [2, 5, 6, 8, 9]
+    assert rows_of(tmp_path, own["test"].ids) == [2, 5, 6, 8, 9]
     assert noted == [{"event": "consent", "purpose": "research", "left_out": 3}]
     assert "left out 3 images of the manifest, without consent for 'research'" in caplog.text
     assert "1.dcm" not in caplog.text

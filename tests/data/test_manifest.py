@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpc_imaging.data import read_manifest
+from mpc_imaging.data.rows import Refused
 from mpc_imaging.errors import DataError
 from tests.data.builders import make_folder, some_rows, write_manifest
 
@@ -51,7 +52,7 @@ def test_no_manifest(tmp_path: Path, content: bytes | None) -> None:
     assert "manifest.csv" in problems_of(tmp_path)[0]
 
 
-def test_every_problem_at_once_and_no_cell_but_the_file(tmp_path: Path) -> None:
+def test_every_problem_at_once_and_no_cell(tmp_path: Path) -> None:
     rows = some_rows(9)
     rows[0]["split"] = "Secretsplit"
     rows[1]["label"] = "Secretlabel"
@@ -71,8 +72,8 @@ def test_every_problem_at_once_and_no_cell_but_the_file(tmp_path: Path) -> None:
     assert "row 5: patient is empty" in text
     assert "rows 6, 7: one patient in several splits (train, test)" in text
     assert "rows 8, 10: file is outside the folder" in text
-    assert "row 7, test/5.dcm: there is no such file" in text
-    assert "row 9, test/7.dcm: it has no label" in text
+    assert "row 7: there is no such file" in text
+    assert "row 9: it has no label" in text
 
 
 def test_many_rows_with_one_problem_are_one_line(tmp_path: Path) -> None:
@@ -98,9 +99,10 @@ def test_missing_labels_and_repeated_files_are_left_to_the_caller(tmp_path: Path
     found, rejected, _ = read_manifest(tmp_path, NAMES)
     assert [row.number for row in found] == [2, 4]
     assert rejected == [
-        "row 3, test/1.dcm: it has no label",
-        "row 5, test/../test/0.dcm: the same file is in row 2",
+        Refused(3, "test/1.dcm", "it has no label"),
+        Refused(5, "test/../test/0.dcm", "the same file is in row 2"),
     ]
+    assert ".dcm" not in repr(rejected)
 
 
 def test_several_labels_for_each_image(tmp_path: Path) -> None:

@@ -248,9 +248,9 @@ def test_rows_whose_mask_cannot_be_used(tmp_path: Path) -> None:
     write_manifest(tmp_path, rows)
     with pytest.raises(DataError) as caught:
         load_whole_split(settings_for(masked(tmp_path)), tmp_path, "test", "hospital_a")
-    assert "row 2, mask none.dcm: there is no such file" in str(caught.value)
-    assert "row 3, slice1.dcm: it has no mask" in str(caught.value)
-    assert "row 5, mask seg.dcm: a segmentation that refers neither" in str(caught.value)
+    assert "): its mask: there is no such file" in str(caught.value)
+    assert "): it has no mask" in str(caught.value)
+    assert "): its mask: a segmentation that refers neither" in str(caught.value)
     skipping = settings_for(masked(tmp_path, invalid=Invalid.skip))
     assert len(load_whole_split(skipping, tmp_path, "test", "hospital_a")) == 1
     rows[0]["mask"] = "../seg.dcm"
