@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,13 @@ def rows_of(folder: Path, ids: list[str]) -> list[int]:
     with (folder / "results" / "images.csv").open(newline="") as stream:
         known = {line["pseudonym"]: int(line["row"]) for line in csv.DictReader(stream) if not line["refused"]}
     return [known[name.split("-")[2]] for name in ids]
+
+
+def with_files(folder: Path, text: str) -> str:
+    """What a log or an error says of rows, with the names of files in place of pseudonyms: those of a run folder."""
+    with (folder / "results" / "images.csv").open(newline="") as stream:
+        known = {line["pseudonym"]: line["file"] for line in csv.DictReader(stream)}
+    return re.sub(r" \(image (\w+)\)", lambda match: f", {known[match[1]]}", text)
 
 
 def settings_for(data: DataSettings, owners: tuple[str, ...] = ("hospital_a", "hospital_b")) -> Settings:

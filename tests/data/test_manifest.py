@@ -189,8 +189,8 @@ def test_files_of_a_folder_are_not_used_twice(tmp_path: Path) -> None:
     found, rejected, _ = read_manifest(tmp_path, NAMES)
     assert [row.file for row in found] == ["a", "b/1.dcm", "c/d/e.dcm"]
     assert rejected == [
-        "row 3, a/1.dcm: row 2 has files of it, or its folder",
-        "row 5, b: row 4 has files of it, or its folder",
+        Refused(3, "a/1.dcm", "row 2 has files of it, or its folder"),
+        Refused(5, "b", "row 4 has files of it, or its folder"),
     ]
 
 

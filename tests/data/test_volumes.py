@@ -19,7 +19,16 @@ from mpc_imaging.data.volumes import Slices, nearest, read_slices
 from mpc_imaging.data.windows import FIRST, Window
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import AugmentSettings, Invalid, Quality, WindowSettings
-from tests.data.builders import PATIENT, dicom_settings, make_dicom, random_pixels, settings_for, write_manifest
+from tests.data.builders import (
+    PATIENT,
+    dicom_settings,
+    make_dicom,
+    random_pixels,
+    rows_of,
+    settings_for,
+    with_files,
+    write_manifest,
+)
 from tests.data.test_series import make_slice
 
 HEAD = Window(0, (40, 80))
@@ -182,14 +191,14 @@ def data(tmp_path: Path) -> Path:
 def test_rows_name_folders_and_files(data: Path) -> None:
     split = load(data)
     assert split.images.shape == (3, 4, 1, 8, 8)
-    assert split.ids == ["a-test-00002", "a-test-00003", "a-test-00004"] and split.labels.tolist() == [0, 1, 0]
+    assert rows_of(data / "run", split.ids) == [2, 3, 4] and split.labels.tolist() == [0, 1, 0]
     assert [len(source) for source in split.sources] == [4, 4, 4]
     assert {path.parent.name for path, _ in split.sources[1]} == {"two"}
     assert [frame for _, frame in split.sources[2]] == [0, 2, 3, 5]
 
 
 def test_folders_are_refused_where_images_are_read(data: Path) -> None:
-    with pytest.raises(DataError, match=r"row 2, one: a folder, not a file: write data\.slices"):
+    with pytest.raises(DataError, match=r"row 2 \(image \w+\): a folder, not a file: write data\.slices"):
         load(data, slices=None)
 
 
@@ -205,10 +214,13 @@ def test_every_unusable_file_has_its_reason(data: Path, caplog: pytest.LogCaptur
     ]
     with pytest.raises(DataError) as caught:
         load(data)
-    assert [problem.split(" (correct")[0] for problem in caught.value.problems] == expected
+    problems = [with_files(data / "run", problem) for problem in caught.value.problems]
+    assert [problem.split(" (correct")[0] for problem in problems] == expected
     with caplog.at_level(logging.INFO):
         assert len(load(data, invalid=Invalid.skip)) == 3
-    assert [text.removeprefix("left out: ") for text in caplog.messages if "left out" in text] == expected
+    said = [text.removeprefix("left out: ") for text in caplog.messages if "left out" in text]
+    assert [with_files(data / "run", text) for text in said] == expected
+    assert not any(name in caplog.text for name in ("report.txt", "copy", "four"))
     assert PATIENT not in caplog.text
 
 
@@ -221,7 +233,7 @@ def test_flaws_are_counted_and_named(data: Path, caplog: pytest.LogCaptureFixtur
         "volumes of unevenly spaced slices": 1,
         "volumes with fewer slices than data.slices, of which some are repeated": 1,
     }
-    assert "row 3, two: steps from 2.00 to 5.00 mm" in caplog.messages
+    assert "row 3, two: steps from 2.00 to 5.00 mm" in [with_files(data / "run", text) for text in caplog.messages]
     with pytest.raises(DataError, match="test: 1 volumes of unevenly"):
         load(data, quality=Quality.refuse)
 
@@ -245,12 +257,12 @@ def test_all_slices_are_changed_alike() -> None:
     one = torch.rand(1, 1, 6, 6)
     volume = one.expand(3, 1, 6, 6)
     changes = AugmentSettings(copies=4, flip=True, shift=2, rotate=20, brightness=0.2)
-    images, ids = augmented(volume[None], ["x"], changes, 3, "owner")
+    images, ids = augmented(volume[None], ["x"], [Row(2, "train", 0, "p")], changes, 3, "owner")
     assert images.shape == (4, 3, 1, 6, 6) and ids == ["x", "x-a1", "x-a2", "x-a3"]
     for changed in images:
         torch.testing.assert_close(changed, changed[:1].expand_as(changed))
     assert not torch.equal(images[1], images[0])
-    alone, _ = augmented(one, ["x"], changes, 3, "owner")
+    alone, _ = augmented(one, ["x"], [Row(2, "train", 0, "p")], changes, 3, "owner")
     torch.testing.assert_close(images[:, 0], alone)
 
 

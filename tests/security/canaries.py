@@ -90,10 +90,13 @@ class Aviary:
         return self.keep(where, f"2.25.{uuid.UUID(int=self.random.getrandbits(128), version=4).int}", "uid")
 
 
-def export(folder: Path, aviary: Aviary, splits: dict[str, int], seed: int, broken: bool = True) -> Path:
+def export(
+    folder: Path, aviary: Aviary, splits: dict[str, int], seed: int, broken: bool = True, frames: int = 1
+) -> Path:
     """Write a folder of phantoms whose every header tells of one more patient; returns it.
 
     ``splits``: how many good images of each. ``broken``: also files of each kind that is refused or left out.
+    ``frames``: in each of the good ones.
     """
     common = Dataset()
     common.file_meta = FileMetaDataset()
@@ -105,6 +108,10 @@ def export(folder: Path, aviary: Aviary, splits: dict[str, int], seed: int, brok
             label = CLASSES[index % 2]
             rows.append(_image(folder, aviary, common, index, split, label))
             index += 1
+    for row in rows if frames > 1 else ():
+        ds = dcmread(folder / row["file"])
+        ds.NumberOfFrames, ds.PixelData = frames, ds.PixelData * frames
+        ds.save_as(folder / row["file"])
     if broken:
         rows += _broken(folder, aviary, common, rows, index)
     with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
