@@ -14,6 +14,7 @@ class Reason(Enum):
     unreadable = "the file cannot be opened: check its permissions"
     not_dicom = "not a DICOM file"
     directory = "a DICOMDIR: list the files that it refers to"
+    no_instance = "no instance of a study: it has no SOP class, SOP instance or study UID"
     no_image = "a DICOM object without an image (report, plan, structure set or palette)"
     not_a_picture = "a mask or dose grid, not a picture of the patient: list the image it was made from"
     truncated = "truncated: the pixel data end early or are missing"
