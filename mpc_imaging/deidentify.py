@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
 from mpc_imaging.errors import ConfigError, DataError
 
-NAME = "manifest.csv"
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
@@ -239,6 +238,8 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
 
 def _manifest(arguments: argparse.Namespace, problems: list[str]) -> list[dict[str, str]]:
     """The rows of IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
+    from mpc_imaging.data.manifest import NAME
+
     path = arguments.source / NAME
     if not path.is_file():
         return []
@@ -258,6 +259,7 @@ def _write_manifest(
     rows: list[dict[str, str]],
 ) -> None:
     """OUT/manifest.csv: the rows of written files, with their new names, and pseudonyms of patients and sites."""
+    from mpc_imaging.data.manifest import NAME
     from mpc_imaging.report.predictions import write_atomically
 
     kept = ("label", "split", "site", "consent", "purpose")

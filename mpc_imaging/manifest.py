@@ -263,18 +263,19 @@ def _show(arguments: argparse.Namespace, out: Path, contents: Contents, rows: Se
 
 
 def _next_command(folder: Path, rows: Sequence[dict[str, str]]) -> str:
-    """What runs on the draft as it is; of images without any label only the model's owner knows the classes."""
+    """What runs on the draft as it is; of images without any label only the model's owner knows the classes.
+
+    Pixels were not decoded: what cannot be is left out of predictions, and named; training is to ask first.
+    """
     labels = sorted({row["label"] for row in rows} - {""})
     path = shlex.quote(f"data.path={_hydra(str(folder))}")
     names = shlex.quote(f"data.class_names=[{','.join(map(_hydra, labels)) or 'CLASS,CLASS'}]")
     words = ["python -m mpc_imaging data=dicom", path, names]
     trains = labels and any(row["split"] == "train" for row in rows)
-    words += ["task=train"] if trains else ["task=infer", "data.dicom_results=true"]
-    if not labels:
-        words += ["policy=own_outputs"]
-    elif any(not row["label"] for row in rows):
+    if not trains or any(not row["label"] for row in rows):
         words += ["data.invalid=skip"]
-    return " ".join(words)
+    words += ["task=train"] if trains else ["data.dicom_results=true", "task=infer"]
+    return " ".join([*words, *([] if labels else ["policy=own_outputs"])])
 
 
 def _hydra(text: str) -> str:

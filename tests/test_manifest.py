@@ -178,15 +178,15 @@ def test_all_mistakes_are_told_at_once(folder: Path, tmp_path: Path, capsys: pyt
         (("--label-from", "folder"), "'data.class_names=[sick,well]' task=train"),
         (
             ("--label-from", "folder", "--split", "0,0,100"),
-            "'data.class_names=[sick,well]' task=infer data.dicom_results=true",
+            "'data.class_names=[sick,well]' data.invalid=skip data.dicom_results=true task=infer",
         ),
         (
             ("--label-from", "tag", "PatientSex", "--split", "0,0,100"),
-            "'data.class_names=[F,M]' task=infer data.dicom_results=true",
+            "'data.class_names=[F,M]' data.invalid=skip data.dicom_results=true task=infer",
         ),
         (
             ("--split", "0,0,100"),
-            "'data.class_names=[CLASS,CLASS]' task=infer data.dicom_results=true policy=own_outputs",
+            "'data.class_names=[CLASS,CLASS]' data.invalid=skip data.dicom_results=true task=infer policy=own_outputs",
         ),
     ],
 )

@@ -60,6 +60,7 @@ class Header:
     syntax: UID | None
     stream: Bounded
     pixels: PixelElement | None
+    complete: bool  # False where the file ends within an element before its pixel data
 
 
 @contextmanager
@@ -111,7 +112,9 @@ def _parse(file: BinaryIO, keywords: list[str] | None) -> Header:
             stream = Bounded(_inflate(stream), limit)
         else:
             stream.seek(0)
+        stream.cut = False
         elements = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=keywords)
+        complete = not stream.cut
         if syntax == DeflatedExplicitVRLittleEndian:
             elements.file_meta, syntax = meta, ExplicitVRLittleEndian
         syntax = syntax or _guess(elements)
@@ -120,7 +123,7 @@ def _parse(file: BinaryIO, keywords: list[str] | None) -> Header:
         stream.counting = False
         if stream.exceeded:
             raise ImageError(Reason.too_large) from None
-    return Header(elements, syntax, stream, pixels)
+    return Header(elements, syntax, stream, pixels, complete)
 
 
 def _looks_like_dicom(start: bytes) -> bool:

@@ -33,6 +33,7 @@ class Bounded:
 
     A plain file takes memory for the whole length first. While ``counting``, the bytes and parts of a header count, and
     a read beyond the limits raises ImageError and sets ``exceeded`` (pydicom replaces some exceptions by its own).
+    ``cut``: a read has asked for more than there is, other than for the 8 bytes of a next element at the end.
     """
 
     def __init__(self, stream: BinaryIO, header_bytes: int = MAX_HEADER_BYTES) -> None:
@@ -40,13 +41,15 @@ class Bounded:
         self.size = stream.seek(0, 2)
         stream.seek(0)
         self.counting = True
-        self.exceeded = False
+        self.exceeded = self.cut = False
         self._bytes = self._parts = 0
 
     def read(self, count: int | None = -1) -> bytes:
         """Read at most ``count`` bytes; all that are left for None or a negative number."""
         left = max(0, self.size - self._stream.tell())
-        count = left if count is None or count < 0 else min(count, left)
+        asked = left if count is None or count < 0 else count
+        self.cut |= asked > left and (left > 0 or asked != 8)
+        count = min(asked, left)
         if not self.counting:
             return self._stream.read(count)
         self._bytes += count

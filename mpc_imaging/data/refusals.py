@@ -18,6 +18,7 @@ class Reason(Enum):
     no_image = "a DICOM object without an image (report, plan, structure set or palette)"
     not_a_picture = "a mask or dose grid, not a picture of the patient: list the image it was made from"
     truncated = "truncated: the pixel data end early or are missing"
+    cut = "truncated: the file ends within its header"
     no_decoder = "no decoder for its compression: pip install 'mpc-imaging[jpeg]', or decompress the file"
     unsupported = "a colour model that is not supported: convert it to RGB or MONOCHROME2"
     damaged = "damaged: its header or pixel data cannot be decoded"

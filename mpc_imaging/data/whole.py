@@ -31,6 +31,8 @@ def read_whole(path: Path, decoded: bool = False) -> Dataset:
         dataset = header.elements
         if "DirectoryRecordSequence" in dataset:
             raise ImageError(Reason.directory)
+        if not header.complete:
+            raise ImageError(Reason.cut)  # pydicom takes what is there
         if not all(dataset.get(keyword) for keyword in _INSTANCE):
             raise ImageError(Reason.no_instance)
         if "TransferSyntaxUID" not in dataset.file_meta:

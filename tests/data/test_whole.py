@@ -52,6 +52,7 @@ def test_every_file_of_pydicom_is_read_or_refused() -> None:
     folder = shipped("CT_small.dcm").parent
     reasons = {path.name: refusal(path) for path in folder.rglob("*") if path.is_file()}
     assert sum(reason is None for reason in reasons.values()) > 90
+    assert reasons["rtplan_truncated.dcm"] is Reason.cut
     assert reasons["DICOMDIR"] is Reason.directory and reasons["MR_truncated.dcm"] is Reason.truncated
 
 
@@ -63,6 +64,15 @@ def test_a_file_that_does_not_name_its_syntax(tmp_path: Path) -> None:
     found = read_whole(bare)
     write_whole(found, tmp_path / "copy.dcm")
     assert dcmread(tmp_path / "copy.dcm").SOPInstanceUID == dcmread(path).SOPInstanceUID
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_header_that_ends_early_is_no_whole_object(tmp_path: Path, part: float) -> None:
+    """pydicom takes what is there; a copy must not pass for the whole."""
+    content = shipped("reportsi.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: int(part * len(content))])
+    assert refusal(tmp_path / "cut.dcm") in (Reason.cut, Reason.damaged)
+    assert refusal(shipped("reportsi.dcm")) is None
 
 
 def test_limits_are_kept_before_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
