@@ -25,8 +25,8 @@ EPILOG = """\
 The profile is DICOM PS3.15 Annex E, Basic Application Level Confidentiality: names, dates, identifiers, addresses,
 free text, private attributes, overlays and curves go; UIDs and patients get pseudonyms. With the same --key-file they
 are the same in every run, so that new images of a patient join the old ones. The key must not leave the hospital.
-Options of that Annex keep or clean more; each copy says which. @FILE among the arguments reads more from FILE, one on
-each line, so that a hospital writes its options down once:
+Options of that Annex keep or clean more; each copy says which. @FILE among the arguments reads more of them from FILE
+(# begins a comment), so that a hospital writes its options down once:
   python -m mpc_imaging.deidentify IN OUT @options.txt
 
 What --clean-... leaves is on a list: words of DICOM's own codes for anatomy, modalities, sides and views; codes that

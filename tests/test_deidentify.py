@@ -123,7 +123,8 @@ def test_a_copy_of_a_copy_loses_nothing_more(folder: Path, tmp_path: Path):
 def test_each_option_is_recorded_and_a_file_may_name_them(folder: Path, tmp_path: Path):
     options = tmp_path / "options.txt"
     flags = ["full-dates", "device", "institution", "patient", "uids"]
-    options.write_text("".join(f"--keep-{name}\n" for name in flags) + "--clean-descriptors\n--clean-graphics\n")
+    lines = [f"--keep-{name}" for name in flags]
+    options.write_text("\n".join([*lines, "# agreed in May", "", "--clean-descriptors --clean-graphics  # no text"]))
     run(folder, tmp_path / "out", f"@{options}", "--clean-structured")
     source = dcmread(folder / "a.dcm")
     (file,) = (tmp_path / "out").rglob(f"{source.SOPInstanceUID}.dcm")
