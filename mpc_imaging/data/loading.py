@@ -17,10 +17,10 @@ from mpc_imaging.data.augment import augmented, augmented_masks
 from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize, resize_masks
-from mpc_imaging.data.manifest import read_manifest
+from mpc_imaging.data.manifest import NO_LABEL, read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.refusals import Reason
-from mpc_imaging.data.rows import Refused, Row, subset
+from mpc_imaging.data.rows import UNLABELLED, Refused, Row, subset
 from mpc_imaging.data.segmentations import MaskReader
 from mpc_imaging.data.volumes import read_slices
 from mpc_imaging.data.windows import Window
@@ -118,7 +118,7 @@ def load_party(
         source = _phantom_source(data, party, folder, "dicom", rows)
         own = source.rows
     else:
-        source = _source(data, party, owners, folder)
+        source = _source(data, party, owners, folder, not settings.needs_labels())
         if data.require_consent and record is not None:
             record("consent", purpose=data.purpose, left_out=source.withheld)
         own = _own_rows(source, owners, splits)
@@ -151,17 +151,17 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
         source = _phantom_source(data, party, folder, f"dicom_{split}", rows)
         own = source.rows
     else:
-        source = _source(data, party, [party], folder)
+        source = _source(data, party, [party], folder, not settings.needs_labels())
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
-        own = _limited(rows, data, split)
+        own = _limited([row for row in rows if row.label != UNLABELLED], data, split)
     loaded = _split(data, _read(source, own, [split])[split])
     if not loaded:
         raise DataError([f"{party} has no usable image of {split}: add some, or train on other weights"])
     return loaded
 
 
-def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path) -> _Source:
-    """Read the manifest or the labels in reach of ``party``."""
+def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path, unlabelled: bool = False) -> _Source:
+    """Read the manifest or the labels in reach of ``party``; ``unlabelled``: also of images without one."""
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
     if data.kind is DataKind.medmnist:
@@ -170,7 +170,12 @@ def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path)
     if data.kind is DataKind.arrays:
         return _Source(data, party, path, arrays.read_rows(path, data), [], not private)
     rows, rejected, withheld = read_manifest(
-        path, data.class_names, data.multi_label, data.purpose if data.require_consent else None, data.masks
+        path,
+        data.class_names,
+        data.multi_label,
+        data.purpose if data.require_consent else None,
+        data.masks,
+        unlabelled,
     )
     if data.require_consent:
         logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
@@ -389,6 +394,8 @@ def _report(rejected: Sequence[str], invalid: Invalid) -> None:
         logger.warning("%s: %s", "left out" if invalid is Invalid.skip else "refused", line)
     if rejected and invalid is Invalid.refuse:
         hint = "correct these, or write data.invalid=skip to leave them out"
+        if any(line.endswith(NO_LABEL) for line in rejected):
+            hint += "; to predict without labels write task=infer policy=own_outputs"
         raise DataError([*rejected[:-1], f"{rejected[-1]} ({hint})"])
 
 

@@ -313,3 +313,17 @@ def test_nobody_consents(tmp_path: Path) -> None:
     data = dicom_settings(folder, require_consent=True, purpose="research")
     with pytest.raises(DataError, match="hospital_a would own none of the 0 images"):
         load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path, ["test"])
+
+
+def test_images_without_a_label_are_predicted_where_nobody_counts(spoiled: Path) -> None:
+    settings = settings_for(dicom_settings(spoiled, invalid=Invalid.skip), ("hospital_a",))
+    settings.policy.reveal = {"logits": ["image_owner"]}
+    make_dicom(spoiled / "test" / "3.dcm", random_pixels(33))
+    own = load_party(settings, "hospital_a", spoiled, ["test"])["test"]
+    assert own.ids[2] == "hospital_a-test-00005" and own.labels.tolist() == [0, 1, -1]
+    whole = load_whole_split(settings, spoiled, "test", "hospital_a")
+    assert whole.labels.tolist() == [0, 1], "who trains needs labels all the same"
+    settings.data.invalid = Invalid.refuse
+    settings.policy.reveal = {"auc": ["hospital_a"]}
+    with pytest.raises(DataError, match="it has no label.*policy=own_outputs"):
+        load_party(settings, "hospital_a", spoiled, ["test"])
