@@ -14,7 +14,7 @@ import mpc_imaging
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
-    from mpc_imaging.data.loading import Source
+    from mpc_imaging.data.row_images import Source
     from mpc_imaging.tasks.job import Job
 
 log = logging.getLogger("mpc_imaging.party")
