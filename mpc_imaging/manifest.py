@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("file", "patient", "label", "split", "site", "consent", "purpose")
 EPILOG = """\
-The draft has a row for each image object, with the columns
+The draft has a row for each image object (with --volumes, for each folder with slices), with the columns
   file      relative to FOLDER                      site     where it was made, for data.partition.kind=site
   patient   a pseudonym, or the id in the file      consent  yes or no: empty, you fill it in
   label     what the model is to learn              purpose  what the consent is for: research;teaching, or any
@@ -71,6 +71,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--label-from", nargs="+", default=[], metavar="SOURCE", help="folder, tag KEYWORD, or csv FILE COLUMN"
     )
+    parser.add_argument("--volumes", action="store_true", help="a row for each folder of slices, for data.slices")
     parser.add_argument("--split", default="70,10,20", metavar="TRAIN,VAL,TEST", help="per cent of images (70,10,20)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which patients are split (0)")
     parser.add_argument("--site-from", metavar="KEYWORD", help="element of the header for `site`, like StationName")
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from mpc_imaging.data.drafting import candidates, inspect, split_by_patient
+    from mpc_imaging.data.drafting import candidates, inspect, series_folders, split_by_patient
     from mpc_imaging.data.manifest import NAME
 
     problems: list[str] = []
@@ -109,6 +110,8 @@ def _run(arguments: argparse.Namespace) -> int:
     keywords = [*arguments.column, *filter(None, (arguments.site_from, source.keyword))]
     files = candidates(arguments.folder)
     contents = inspect(arguments.folder, with_progress(files, "reading headers"), keywords)
+    if arguments.volumes:
+        series_folders(contents)
     if not contents.images:
         reasons = [f"{count} left out: {reason}" for reason, count in contents.left_out.most_common()]
         raise DataError(["FOLDER: there is no image to list; name one with DICOM files", *reasons])

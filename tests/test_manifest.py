@@ -210,3 +210,17 @@ def test_the_next_command_quotes_for_the_shell_and_for_hydra(
     settings = compose_settings(command[3:])
     assert settings.data.path == str(source)
     assert settings.data.class_names == sorted(('1 "a", [b]', "yes", "it's", "CT"))
+
+
+def test_a_row_for_each_folder_of_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patients = {"sick/one/0": "a", "sick/one/1": "a", "well/two/0": "b", "well/two/1": "b", "well/cine": "c"}
+    for seed, (name, patient) in enumerate((patients | {"mixed/0": "a", "mixed/1": "b"}).items()):
+        path = tmp_path / f"{name}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_dicom(path, random_pixels(seed), PatientID=patient)
+    assert run(tmp_path, "--volumes", "--label-from", "folder") == 0
+    rows = {row["file"]: row["label"] for row in rows_of(tmp_path / "manifest.csv")}
+    assert rows == {"sick/one": "sick", "well/two": "well", "well/cine.dcm": "well"}
+    assert "left out 2: a folder with slices of several patients" in capsys.readouterr().out
+    found = read_manifest(tmp_path, ["sick", "well"])
+    assert len(found.rows) == 3 and not found.rejected

@@ -14,22 +14,18 @@ import torch
 
 from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.augment import augmented, augmented_masks
-from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize, resize_masks
 from mpc_imaging.data.manifest import NO_LABEL, read_manifest
 from mpc_imaging.data.partition import divide
-from mpc_imaging.data.refusals import Reason
+from mpc_imaging.data.refusals import ImageError
+from mpc_imaging.data.row_images import Source, read_row
 from mpc_imaging.data.rows import UNLABELLED, Refused, Row, subset
 from mpc_imaging.data.segmentations import MaskReader
-from mpc_imaging.data.volumes import read_slices
-from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Frames, Invalid, PartitionKind, Settings
+from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Invalid, PartitionKind, Settings
 
 logger = logging.getLogger("mpc_imaging.data")
-
-Source = tuple[Path, int] | list[tuple[Path, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +320,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
         for row in own:
             path = source.path / row.file
             try:
-                frames, places = (_frames if data.slices is None else _volume)(source, row, rejected, flaws)
+                frames, places = read_row(data, source.path, row, source.names, rejected, flaws)
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, str(error)))
                 continue
@@ -350,43 +346,6 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
     source.names.write([row for part in loaded.values() for row in part.rows], rejected)
     _report([source.names.refusal(each) for each in rejected], data.invalid)
     return loaded
-
-
-def _frames(
-    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
-) -> tuple[list[np.ndarray], list[Source]]:
-    """The chosen frames (C, H, W) of a row's file, each with its source."""
-    data, path = source.data, source.path / row.file
-    if path.is_dir():
-        raise ImageError(Reason.folder)
-    frames = read_dicom(path, data.frames, data.channels, _window(data))
-    first = _middle(path) if data.frames is Frames.middle else 0
-    return frames, [(path, first + k) for k in range(len(frames))]
-
-
-def _volume(
-    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
-) -> tuple[list[np.ndarray], list[Source]]:
-    """A row's volume (S, C, H, W) as the only image. Unusable slices go to ``rejected``, what it lacks to ``flaws``."""
-    data, left_out = source.data, []
-    try:
-        volume = read_slices(source.path / row.file, data.slices, data.channels, _window(data), left_out)
-    finally:
-        rejected += [Refused(row.number, path.relative_to(source.path).as_posix(), reason) for path, reason in left_out]
-    for problem in volume.problems:
-        logger.info("%s", source.names.refusal(Refused(row.number, row.file, problem.text)))
-    flaws += volume.flaws()
-    return [volume.values], [volume.sources]
-
-
-def _middle(path: Path) -> int:
-    with open_picture(path) as picture:
-        return picture.count // 2
-
-
-def _window(data: DataSettings) -> Window:
-    chosen = data.window
-    return Window(chosen.index, None if chosen.centre is None else (chosen.centre, chosen.width))
 
 
 def _report(rejected: Sequence[str], invalid: Invalid) -> None:

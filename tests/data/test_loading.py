@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_imaging.data import load_party, load_whole_split, loading
+from mpc_imaging.data import load_party, load_whole_split, loading, row_images
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.settings import (
     DataKind,
@@ -61,8 +61,8 @@ def test_owners_divide_a_folder(tmp_path: Path) -> None:
 def test_a_party_decodes_its_own_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path / "data", some_rows(8))
     read: list[Path] = []
-    original = loading.read_dicom
-    monkeypatch.setattr(loading, "read_dicom", lambda path, *rest: read.append(path) or original(path, *rest))
+    original = row_images.read_dicom
+    monkeypatch.setattr(row_images, "read_dicom", lambda path, *rest: read.append(path) or original(path, *rest))
     own = load_party(settings_for(dicom_settings(folder)), "hospital_b", tmp_path, ["test"])["test"]
     assert len(read) == len(own) == 4
 
