@@ -262,10 +262,10 @@ def _show(arguments: argparse.Namespace, out: Path, contents: Contents, rows: Se
     if not arguments.real_ids and arguments.key_file is None:
         print("No --key-file: the pseudonyms of patients are of this draft alone, and nobody can make them again.")
     if out == arguments.folder / NAME:
-        print(f"Look through it, then run\n  {_next_command(arguments.folder, rows)}")
+        print(f"Look through it, then run\n  {_next_command(arguments.folder, rows, arguments.volumes)}")
 
 
-def _next_command(folder: Path, rows: Sequence[dict[str, str]]) -> str:
+def _next_command(folder: Path, rows: Sequence[dict[str, str]], volumes: bool) -> str:
     """What runs on the draft as it is; of images without any label only the model's owner knows the classes.
 
     Pixels were not decoded: what cannot be is left out of predictions, and named; training is to ask first.
@@ -274,6 +274,7 @@ def _next_command(folder: Path, rows: Sequence[dict[str, str]]) -> str:
     path = shlex.quote(f"data.path={_hydra(str(folder))}")
     names = shlex.quote(f"data.class_names=[{','.join(map(_hydra, labels)) or 'CLASS,CLASS'}]")
     words = ["python -m mpc_imaging data=dicom", path, names]
+    words += ["model=slices", "data.slices=16"] if volumes else []
     trains = labels and any(row["split"] == "train" for row in rows)
     if not trains or any(not row["label"] for row in rows):
         words += ["data.invalid=skip"]

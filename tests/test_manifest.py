@@ -221,6 +221,8 @@ def test_a_row_for_each_folder_of_slices(tmp_path: Path, capsys: pytest.CaptureF
     assert run(tmp_path, "--volumes", "--label-from", "folder") == 0
     rows = {row["file"]: row["label"] for row in rows_of(tmp_path / "manifest.csv")}
     assert rows == {"sick/one": "sick", "well/two": "well", "well/cine.dcm": "well"}
-    assert "left out 2: a folder with slices of several patients" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "left out 2: a folder with slices of several patients" in output
+    assert compose_settings(shlex.split(output.splitlines()[-1])[3:]).data.slices == 16
     found = read_manifest(tmp_path, ["sick", "well"])
     assert len(found.rows) == 3 and not found.rejected
