@@ -67,23 +67,25 @@ def reports(run: Run, owner: str) -> list[Path]:
     return sorted((run.folder / "parties" / owner / "results").glob("*.dcm"))
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def check_reports(folder: Path, run: Run) -> int:
     """Each owner has a report on each of its images, as the table beside it says; how many they are."""
-    with (folder / "manifest.csv").open() as file:
-        rows = {number: row for number, row in enumerate(csv.DictReader(file), start=2)}
     found: dict[str, str] = {}
     for owner in HOSPITALS:
-        with (run.folder / "parties" / owner / "results" / "results.csv").open() as file:
-            table = list(csv.DictReader(file))
+        results = run.folder / "parties" / owner / "results"
+        table = rows_of(results / "results.csv")
+        files = {row["pseudonym"]: row["file"] for row in rows_of(results / "images.csv")}
         assert len(table) == run.result(owner)["counts"][owner]["test"] > 0
         assert {row["report"] for row in table if row["report"]} == {path.name for path in reports(run, owner)}
         for row in table:
             assert bool(row["report"]) != bool(row["reason"])
             if row["report"]:
-                source = dcmread(
-                    folder / rows[int(row["image_id"].split("-")[2])]["file"], stop_before_pixels=True, force=True
-                )
-                report = dcmread(run.folder / "parties" / owner / "results" / row["report"])
+                file = folder / files[row["image_id"].split("-")[2]]
+                source, report = dcmread(file, stop_before_pixels=True, force=True), dcmread(results / row["report"])
                 assert report.Modality == "SR" and report.PatientID == (source.get("PatientID") or "")
                 assert report.StudyInstanceUID == source.StudyInstanceUID
                 (study,) = report.CurrentRequestedProcedureEvidenceSequence
@@ -135,8 +137,7 @@ def test_images_without_labels_are_predicted(medical_data: Path, tmp_path: Path)
     assert run.code == 0, run.output
     assert sum(len(reports(run, owner)) for owner in HOSPITALS) == 5
     assert run.metrics["secure"]["accuracy"] is None and run.metrics["fidelity"]["agreeing"] == 5
-    with (run.folder / "parties" / "hospital_a" / "predictions.csv").open() as file:
-        assert {row["label"] for row in csv.DictReader(file)} == {""}
+    assert {row["label"] for row in rows_of(run.folder / "parties" / "hospital_a" / "predictions.csv")} == {""}
 
 
 @pytest.mark.slow
