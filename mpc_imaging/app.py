@@ -247,7 +247,7 @@ def _conclude(attempts: list[dict[str, Any]], sweep_dir: Path | None) -> int:
         return only["exit_code"]
     from mpc_imaging.report import tables
 
-    _print_tables([tables.summary_table(only["metrics"])])
+    _print_tables(tables.outcome_tables(only["metrics"]))
     print(f"Report: {os.path.relpath(only['run_dir'])}/report.html")
     return 0
 

@@ -22,6 +22,10 @@ class Parser(argparse.ArgumentParser):
         """End with exit code 2."""
         self.exit(2, f"{message}; {self.prog} --help explains\n")
 
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The words on a line of an @FILE; # begins a comment."""
+        return arg_line.partition("#")[0].split()
+
 
 def complain(error: MPCImagingError, debug: bool) -> int:
     """Print an error, a line for each problem; returns the exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,13 @@ EPILOG = """\
 The profile is DICOM PS3.15 Annex E, Basic Application Level Confidentiality: names, dates, identifiers, addresses,
 free text, private attributes, overlays and curves go; UIDs and patients get pseudonyms. With the same --key-file they
 are the same in every run, so that new images of a patient join the old ones. The key must not leave the hospital.
+Options of that Annex keep or clean more; each copy says which. @FILE among the arguments reads more of them from FILE
+(# begins a comment), so that a hospital writes its options down once:
+  python -m mpc_imaging.deidentify IN OUT @options.txt
+
+What --clean-... leaves is on a list: words of DICOM's own codes for anatomy, modalities, sides and views; codes that
+pydicom knows; points, circles and ellipses. A patient called like such a word (Foot, Short) would stay: then leave
+these options out. Overlays, curves and device addresses cannot be cleaned, so they go.
 
 Pixels may show text. A file that says so (Burned In Annotation is YES), or a secondary capture, an ultrasound or the
 like that does not say NO, is refused unless it is masked:
@@ -31,9 +39,11 @@ like that does not say NO, is refused unless it is masked:
   python -m mpc_imaging.deidentify IN OUT --mask-outside-regions           ultrasound: keep only its image regions
   python -m mpc_imaging.deidentify IN OUT --pixels-are-clean               somebody has looked at every image
 
-OUT gets PATIENT/STUDY/INSTANCE.dcm, and IN's manifest.csv with the new names of files and patients. --list writes,
-for you alone, which file became which and why others were refused.
+OUT gets PATIENT/STUDY/INSTANCE.dcm, each whole or not at all, and IN's manifest.csv with the new names of files,
+patients and sites. --list writes, for you alone, which file became which and why others were refused. Files that are
+no DICOM objects, DICOMDIRs and links are left out; the exit code is 1 if a DICOM object was refused.
 """
+LINK = "a link: the file that it names is looked at by itself, if it is in IN"
 
 
 @dataclass
@@ -50,14 +60,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Write de-identified copies of all DICOM files in a folder into a new folder.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        fromfile_prefix_chars="@",
     )
     parser.add_argument("source", type=Path, metavar="IN", help="folder with DICOM files, which stay as they are")
     parser.add_argument("target", type=Path, metavar="OUT", help="new or empty folder")
     parser.add_argument(
         "--key-file", type=Path, help="32 random bytes (openssl rand -out FILE 32); else a key for this run"
     )
-    parser.add_argument("--keep-dates", action="store_true", help="dates shifted by days that are each patient's own")
-    parser.add_argument("--keep-device", action="store_true", help="keep names and numbers of devices")
+    _add_options(parser.add_argument_group("options of the profile"))
     parser.add_argument(
         "--mask", action="append", default=[], metavar="L,T,R,B", help="a box to blacken in every image"
     )
@@ -68,41 +78,82 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _add_options(group: argparse._ArgumentGroup) -> None:
+    for name, meaning in (
+        ("--keep-dates", "dates shifted by days that are each patient's own"),
+        ("--keep-full-dates", "dates and times as they are, but the patient's birth"),
+        ("--keep-device", "names and numbers of devices"),
+        ("--keep-institution", "names and addresses of institutions"),
+        ("--keep-patient", "sex, age, size, weight, smoking, pregnancy; of allergies and states the listed words"),
+        ("--keep-uids", "UIDs as they are, also in the names of OUT's files"),
+        ("--clean-descriptors", "of descriptions and comments keep the listed words and codes"),
+        ("--clean-structured", "of reports and acquisition contexts keep codes, numbers and references"),
+        ("--clean-graphics", "of graphic annotations keep points, circles and ellipses"),
+    ):
+        group.add_argument(name, action="store_true", help=meaning)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from mpc_imaging.data.deidentification import Dates, Options
+
+    return Options(
+        dates=Dates.kept if arguments.keep_full_dates else Dates.shifted if arguments.keep_dates else Dates.removed,
+        uids=arguments.keep_uids,
+        device=arguments.keep_device,
+        institution=arguments.keep_institution,
+        patient=arguments.keep_patient,
+        descriptors=arguments.clean_descriptors,
+        structured=arguments.clean_structured,
+        graphics=arguments.clean_graphics,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """De-identify; returns the exit code: 0 if every DICOM file was copied, 1 if some were refused, 2 for mistakes."""
+    """De-identify; returns the exit code: 0 if all objects were copied, 1 if some were refused, 2 for mistakes."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
 
     def body() -> int:
         outcome = _run(arguments)
         _show(outcome, arguments)
-        return int(bool(outcome.refused))
+        return int(any(reason not in _no_loss() for reason in outcome.refused.values()))
 
     return over_headers(body, arguments.debug)
 
 
+def _no_loss() -> set[str]:
+    """What is left out and no reason to end with an error."""
+    from mpc_imaging.data.refusals import Reason
+
+    return {Reason.not_dicom.value, Reason.directory.value, LINK}
+
+
 def _run(arguments: argparse.Namespace) -> _Outcome:
     from mpc_imaging.data.annotations import Mask
-    from mpc_imaging.data.deidentification import Options, Pseudonyms
+    from mpc_imaging.data.deidentification import Pseudonyms
+    from mpc_imaging.data.drafting import candidates
 
     problems: list[str] = []
     boxes = tuple(box for text in arguments.mask if (box := _box(text, problems)))
     problems += _folder_problems(arguments)
     if arguments.pixels_are_clean and (arguments.mask or arguments.mask_outside_regions):
         problems.append("--pixels-are-clean: what is masked need not be clean; leave out one of the two")
+    if arguments.keep_dates and arguments.keep_full_dates:
+        problems.append("--keep-dates: shifts them, and --keep-full-dates does not; leave out one of the two")
+    manifest = _manifest(arguments, problems)
     if problems:
         raise ConfigError(problems)
     pseudonyms = Pseudonyms(pseudonym_key(arguments.key_file))
-    options = Options(arguments.keep_dates, arguments.keep_device)
+    options = _options(arguments)
     mask = Mask(boxes, arguments.mask_outside_regions)
     outcome = _Outcome()
-    files = [path for path in sorted(arguments.source.rglob("*")) if path.is_file() and path.name != "manifest.csv"]
-    for path in with_progress(files, "de-identifying"):
+    for path in with_progress(candidates(arguments.source), "de-identifying"):
         name = path.relative_to(arguments.source).as_posix()
         try:
             outcome.written[name] = _copy(path, arguments, pseudonyms, options, mask)
         except DataError as error:
             outcome.refused[name] = error.problems[0]
-    _rewrite_manifest(arguments, pseudonyms, outcome)
+    if manifest:
+        _write_manifest(arguments, pseudonyms, options, outcome, manifest)
     return outcome
 
 
@@ -132,44 +183,44 @@ def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, opt
     """Write the copy of one file; its path inside of OUT. Raises `DataError` if there can be none."""
     from mpc_imaging.data.annotations import burned_in
     from mpc_imaging.data.deidentification import deidentify
+    from mpc_imaging.data.refusals import ImageError
+    from mpc_imaging.data.whole import read_whole, write_whole
 
-    dataset = _read(path)
-    reason = burned_in(dataset)
-    if reason and not mask and not arguments.pixels_are_clean:
-        raise DataError([f"{reason}; mask it, or look at it and write --pixels-are-clean"])
+    if path.is_symlink():
+        raise DataError([LINK])
     try:
+        dataset = read_whole(path, decoded=bool(mask))
+    except ImageError as error:
+        raise DataError([str(error)]) from None
+    try:
+        reason = burned_in(dataset)
+        if reason and not mask and not arguments.pixels_are_clean:
+            raise DataError([f"{reason}; mask it, or look at it and write --pixels-are-clean"])
         if mask:
             _blacken(dataset, mask)
         deidentify(
             dataset, pseudonyms, options, clean_pixels=bool(mask) or (arguments.pixels_are_clean and bool(reason))
         )
-        name = f"{dataset.PatientID}/{dataset.StudyInstanceUID}/{dataset.SOPInstanceUID}.dcm"
+        name = f"{dataset.PatientID}/{_part(dataset.StudyInstanceUID)}/{_part(dataset.SOPInstanceUID)}.dcm"
         target = arguments.target / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             raise DataError(["an instance that another file has already"])
-        dataset.save_as(target, enforce_file_format=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(dataset, target)
     except DataError:
         raise
+    except OSError as error:
+        raise DataError([f"its copy cannot be written ({error.strerror})"]) from None
     except Exception as error:  # headers are anybody's, and pydicom's errors quote them
         raise DataError([f"its header cannot be rewritten ({type(error).__name__})"]) from None
     return name
 
 
-def _read(path: Path) -> Dataset:
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        dataset = dcmread(path)
-    except InvalidDicomError:
-        raise DataError(["no DICOM file"]) from None
-    except Exception as error:
-        raise DataError([f"cannot be read ({type(error).__name__})"]) from None
-    missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID") if not dataset.get(name)]
-    if missing:
-        raise DataError([f"no instance of a study: {', '.join(missing)} missing"])
-    return dataset
+def _part(uid: str) -> str:
+    """A UID as a part of a path; what is kept of a file's own may be anything."""
+    if not uid or len(uid) > 64 or set(uid) - set("0123456789.") or not uid.strip("."):
+        raise DataError(["a UID that is none, which --keep-uids would keep"])
+    return uid
 
 
 def _blacken(dataset: Dataset, mask: Mask) -> None:
@@ -185,23 +236,46 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
         raise DataError([f"its pixels cannot be decoded ({type(error).__name__})"]) from None
 
 
-def _rewrite_manifest(arguments: argparse.Namespace, pseudonyms: Pseudonyms, outcome: _Outcome) -> None:
-    """OUT/manifest.csv, if IN has one: the rows of written files, with their new names and patients' pseudonyms."""
-    source = arguments.source / "manifest.csv"
-    if not source.is_file():
-        return
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+def _manifest(arguments: argparse.Namespace, problems: list[str]) -> list[dict[str, str]]:
+    """The rows of IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
+    from mpc_imaging.data.manifest import NAME
+
+    path = arguments.source / NAME
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        problems.append(f"IN/{NAME}: cannot be read as UTF-8 CSV ({type(error).__name__}); correct or move it")
+        return []
+
+
+def _write_manifest(
+    arguments: argparse.Namespace,
+    pseudonyms: Pseudonyms,
+    options: Options,
+    outcome: _Outcome,
+    rows: list[dict[str, str]],
+) -> None:
+    """OUT/manifest.csv: the rows of written files, with their new names, and pseudonyms of patients and sites."""
+    from mpc_imaging.data.manifest import NAME
+    from mpc_imaging.report.predictions import write_atomically
+
     kept = ("label", "split", "site", "consent", "purpose")
-    columns = ["file", "patient", *(name for name in kept if rows and name in rows[0])]
-    with (arguments.target / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        for row in rows:
-            name = Path(row.get("file") or "").as_posix()
-            if name in outcome.written:
-                patient = pseudonyms.name("patient", row.get("patient") or "")
-                writer.writerow(row | {"file": outcome.written[name], "patient": patient})
+    columns = ["file", "patient", *(name for name in kept if name in rows[0])]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        name = Path(row.get("file") or "").as_posix()
+        if name in outcome.written:
+            row |= {"file": outcome.written[name], "patient": pseudonyms.name("patient", row.get("patient") or "")}
+            if row.get("site") and not options.institution:
+                row["site"] = pseudonyms.name("site", row["site"])
+            writer.writerow(row)
+    arguments.target.mkdir(parents=True, exist_ok=True)
+    write_atomically(arguments.target / NAME, table.getvalue().encode())
 
 
 def _show(outcome: _Outcome, arguments: argparse.Namespace) -> None:

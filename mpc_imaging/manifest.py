@@ -6,6 +6,8 @@ import argparse
 import csv
 import difflib
 import io
+import re
+import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("file", "patient", "label", "split", "site", "consent", "purpose")
 EPILOG = """\
-The draft has a row for each image object, with the columns
+The draft has a row for each image object (with --volumes, for each folder with slices), with the columns
   file      relative to FOLDER                      site     where it was made, for data.partition.kind=site
   patient   a pseudonym, or the id in the file      consent  yes or no: empty, you fill it in
   label     what the model is to learn              purpose  what the consent is for: research;teaching, or any
@@ -32,8 +34,8 @@ Labels come from
   --label-from tag BodyPartExamined an element of the header, by its DICOM keyword
   --label-from csv FILE COLUMN      a table with COLUMN and either `file` (relative to FOLDER) or `patient` (as the
                                     header has it)
-or stay empty. Then look through the table in a spreadsheet, correct it, and run
-  python -m mpc_imaging data=dicom data.path=FOLDER 'data.class_names=[...]' task=train
+or stay empty. Then look through the table in a spreadsheet, correct it, and run the command that the draft prints. With
+--split 0,0,100 it predicts every image, also those that have no label yet; else it trains.
 
 Pseudonyms are keyed hashes; with the same --key-file they are those of python -m mpc_imaging.deidentify. To
 de-identify FOLDER after this, use --real-ids: deidentify replaces them in its copy of the table. FOLDER stays with you.
@@ -69,6 +71,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--label-from", nargs="+", default=[], metavar="SOURCE", help="folder, tag KEYWORD, or csv FILE COLUMN"
     )
+    parser.add_argument("--volumes", action="store_true", help="a row for each folder of slices, for data.slices")
     parser.add_argument("--split", default="70,10,20", metavar="TRAIN,VAL,TEST", help="per cent of images (70,10,20)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which patients are split (0)")
     parser.add_argument("--site-from", metavar="KEYWORD", help="element of the header for `site`, like StationName")
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from mpc_imaging.data.drafting import candidates, inspect, split_by_patient
+    from mpc_imaging.data.drafting import candidates, inspect, series_folders, split_by_patient
     from mpc_imaging.data.manifest import NAME
 
     problems: list[str] = []
@@ -107,6 +110,8 @@ def _run(arguments: argparse.Namespace) -> int:
     keywords = [*arguments.column, *filter(None, (arguments.site_from, source.keyword))]
     files = candidates(arguments.folder)
     contents = inspect(arguments.folder, with_progress(files, "reading headers"), keywords)
+    if arguments.volumes:
+        series_folders(contents)
     if not contents.images:
         reasons = [f"{count} left out: {reason}" for reason, count in contents.left_out.most_common()]
         raise DataError(["FOLDER: there is no image to list; name one with DICOM files", *reasons])
@@ -232,6 +237,7 @@ def _show(arguments: argparse.Namespace, out: Path, contents: Contents, rows: Se
     from rich.markup import escape
     from rich.table import Table
 
+    from mpc_imaging.data.manifest import NAME
     from mpc_imaging.settings import SPLITS
 
     patients = len({row["patient"] for row in rows})
@@ -252,9 +258,36 @@ def _show(arguments: argparse.Namespace, out: Path, contents: Contents, rows: Se
     print(f"wrote {out}")
     unlabelled = sum(counts["", split] for split in SPLITS)
     if unlabelled:
-        print(f"{unlabelled} images have no label: fill in the column `label`, or delete their rows")
+        print(f"{unlabelled} images have no label: fill in the column `label`, delete their rows, or predict only")
     if not arguments.real_ids and arguments.key_file is None:
         print("No --key-file: the pseudonyms of patients are of this draft alone, and nobody can make them again.")
+    if out == arguments.folder / NAME:
+        print(f"Look through it, then run\n  {_next_command(arguments.folder, rows, arguments.volumes)}")
+
+
+def _next_command(folder: Path, rows: Sequence[dict[str, str]], volumes: bool) -> str:
+    """What runs on the draft as it is; of images without any label only the model's owner knows the classes.
+
+    Pixels were not decoded: what cannot be is left out of predictions, and named; training is to ask first.
+    """
+    labels = sorted({row["label"] for row in rows} - {""})
+    path = shlex.quote(f"data.path={_hydra(str(folder))}")
+    names = shlex.quote(f"data.class_names=[{','.join(map(_hydra, labels)) or 'CLASS,CLASS'}]")
+    words = ["python -m mpc_imaging data=dicom", path, names]
+    words += ["model=slices", "data.slices=16"] if volumes else []
+    trains = labels and any(row["split"] == "train" for row in rows)
+    if not trains or any(not row["label"] for row in rows):
+        words += ["data.invalid=skip"]
+    words += ["task=train"] if trains else ["data.dicom_results=true", "task=infer"]
+    return " ".join([*words, *([] if labels else ["policy=own_outputs"])])
+
+
+def _hydra(text: str) -> str:
+    """Text as a value on the command line: in quotes where Hydra would read it as something else."""
+    plain = re.fullmatch(r"[A-Za-z_/.][\w/.-]*", text, re.ASCII)
+    if plain and text.lower() not in ("true", "false", "yes", "no", "on", "off", "null", "nan", "inf"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 if __name__ == "__main__":

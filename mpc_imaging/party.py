@@ -179,10 +179,11 @@ def _report(settings: Settings, folder: Path) -> None:
     from rich.console import Console
 
     from mpc_imaging.report.joint import receiver_report
-    from mpc_imaging.report.tables import summary_table
+    from mpc_imaging.report.tables import outcome_tables
 
     metrics = receiver_report(folder, settings, json.loads((folder / "result.json").read_text()))
-    Console().print(summary_table(metrics))
+    for table in outcome_tables(metrics):
+        Console().print(table)
     print(f"report: {folder / 'report.html'}")
 
 

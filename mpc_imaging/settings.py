@@ -157,6 +157,11 @@ class Settings:
         allowed = {name for value in self.produced() for name in self.recipients(value)}
         return [name for name in self.topology.parties if name in allowed]
 
+    def needs_labels(self) -> bool:
+        """Whether the owners share labels: to train, or to count what is right for somebody."""
+        counted = any(self.recipients(value) for value in ("metrics", "auc"))
+        return self.task.kind is TaskKind.train or counted
+
     def checks_range(self) -> bool:
         """Whether values are compared on so few bits that they might be too large, and that is checked."""
         protocol = self.protocol

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -51,7 +54,7 @@ def test_a_folder_becomes_one_that_may_be_passed_on(folder: Path, tmp_path: Path
     assert all((out / row["file"]).is_file() for row in rows)
     with listing.open() as file:
         became = {row["file"]: row["refused"] for row in csv.DictReader(file)}
-    assert became["letter.txt"] == "no DICOM file" and "is YES" in became["shown.dcm"] and became["a.dcm"] == ""
+    assert became["letter.txt"] == "not a DICOM file" and "is YES" in became["shown.dcm"] and became["a.dcm"] == ""
     assert became["cut.dcm"] and listing.stat().st_mode & 0o077 == 0
     shown = capsys.readouterr()
     assert "Anna" not in shown.out + shown.err and "of this run alone" in shown.out
@@ -87,3 +90,115 @@ def test_all_mistakes_are_told_at_once(folder: Path, tmp_path: Path, capsys: pyt
     assert run(folder, tmp_path / "out", "--key-file", short) == 2
     assert run(folder, tmp_path / "out", "--key-file", tmp_path / "none") == 2
     assert run(tmp_path / "none", tmp_path / "out") == 2
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+def test_two_runs_with_one_key_write_the_same_bytes(folder: Path, tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    for name in ("one", "two"):
+        run(folder, tmp_path / name, "--key-file", key, "--keep-dates", "--clean-descriptors")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 3
+
+
+def test_a_copy_of_a_copy_loses_nothing_more(folder: Path, tmp_path: Path):
+    """Other pseudonyms, since those of the first time are a header like any other, and nothing else."""
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    run(folder, tmp_path / "one", "--key-file", key)
+    assert run(tmp_path / "one", tmp_path / "two", "--key-file", key) == 0
+    first, second = (sorted((tmp_path / name).rglob("*.dcm")) for name in ("one", "two"))
+    assert len(first) == len(second) == 2
+    for once, twice in zip(map(dcmread, first), map(dcmread, second), strict=True):
+        assert set(once.keys()) == set(twice.keys()) and once.PixelData == twice.PixelData
+        assert {e.keyword for e in once if e.value != twice[e.tag].value and e.VR != "UI"} == {
+            "PatientID",
+            "PatientName",
+        }
+
+
+def test_each_option_is_recorded_and_a_file_may_name_them(folder: Path, tmp_path: Path):
+    options = tmp_path / "options.txt"
+    flags = ["full-dates", "device", "institution", "patient", "uids"]
+    lines = [f"--keep-{name}" for name in flags]
+    options.write_text("\n".join([*lines, "# agreed in May", "", "--clean-descriptors --clean-graphics  # no text"]))
+    run(folder, tmp_path / "out", f"@{options}", "--clean-structured")
+    source = dcmread(folder / "a.dcm")
+    (file,) = (tmp_path / "out").rglob(f"{source.SOPInstanceUID}.dcm")
+    copy = dcmread(file)
+    recorded = [code.CodeValue for code in copy.DeidentificationMethodCodeSequence]
+    assert recorded[0] == "113100" and sorted(recorded[1:]) == [
+        "113103", "113104", "113105", "113106", "113108", "113109", "113110", "113112",
+    ]  # fmt: skip
+    assert copy.LongitudinalTemporalInformationModified == "UNMODIFIED" and copy.PatientID != source.PatientID
+    for keyword in ("StudyDate", "StationName", "InstitutionName", "PatientSex", "StudyInstanceUID"):
+        assert copy[keyword].value == source[keyword].value, keyword
+    assert run(folder, tmp_path / "both", "--keep-dates", "--keep-full-dates") == 2
+
+
+def test_a_media_export_with_links_and_hidden_files(tmp_path: Path):
+    source, secret = tmp_path / "export", tmp_path / "elsewhere.dcm"
+    shutil.copytree(Path(get_testdata_file("DICOMDIR")).parent, source / "DICOM")
+    shutil.copy(get_testdata_file("CT_small.dcm"), secret)
+    shutil.copy(get_testdata_file("MR_small.dcm"), source / ".hidden.dcm")
+    (source / "._a.dcm").write_bytes(b"\0\5\x16\7Mac OS X")
+    (source / "linked.dcm").symlink_to(secret)
+    (source / "again").symlink_to(source / "DICOM", target_is_directory=True)
+    (source / "loop").symlink_to(source, target_is_directory=True)
+    os.mkfifo(source / "pipe")
+    for path in (source / "DICOM").iterdir():  # pydicom ships them beside its media
+        if path.is_file() and path.name != "DICOMDIR":
+            path.unlink()
+    listing = tmp_path / "list.csv"
+    code = run(source, tmp_path / "out", "--list", listing)
+    with listing.open() as file:
+        became = {row["file"]: row for row in csv.DictReader(file)}
+    assert code == 0, Counter(row["refused"] for row in became.values())
+    assert became["DICOM/DICOMDIR"]["refused"].startswith("a DICOMDIR") and became[".hidden.dcm"]["became"]
+    assert became["linked.dcm"]["refused"].startswith("a link") and "._a.dcm" in became and "pipe" not in became
+    written = [row["became"] for row in became.values() if row["became"]]
+    assert len(written) > 10 and len(set(written)) == len(written) == len(list((tmp_path / "out").rglob("*.dcm")))
+
+
+def test_what_is_too_large_is_refused_and_the_others_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    large = dcmread(folder / "a.dcm")
+    large.SOPInstanceUID += ".9"
+    large.ImageComments = "x" * 10_000
+    large.save_as(folder / "large.dcm")
+    monkeypatch.setattr("mpc_imaging.data.header.MAX_WHOLE_HEADER_BYTES", 12_000)
+    listing = tmp_path / "list.csv"
+    assert run(folder, tmp_path / "out", "--list", listing) == 1
+    with listing.open() as file:
+        became = {row["file"]: row for row in csv.DictReader(file)}
+    assert "larger than the limits" in became["large.dcm"]["refused"] and became["b.dcm"]["became"]
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mpc_imaging.data.whole.os.fsync", full)
+    (folder / "manifest.csv").unlink()
+    listing = tmp_path / "list.csv"
+    assert run(folder, tmp_path / "out", "--list", listing) == 1
+    assert "cannot be written (No space left on device)" in listing.read_text()
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
+def test_a_manifest_that_cannot_be_read_stops_it_before_anything_is_written(folder: Path, tmp_path: Path):
+    (folder / "manifest.csv").write_bytes(b"file,patient\n\xff\xfe,x\n")
+    assert run(folder, tmp_path / "out") == 2 and not (tmp_path / "out").exists()
+
+
+def test_sites_of_a_manifest_become_pseudonyms(folder: Path, tmp_path: Path):
+    (folder / "manifest.csv").write_text("file,label,patient,split,site\na.dcm,1,x,train,St. Anna\n")
+    for name, options, kept in (("out", (), False), ("named", ("--keep-institution",), True)):
+        run(folder, tmp_path / name, *options)
+        assert ("St. Anna" in (tmp_path / name / "manifest.csv").read_text()) == kept

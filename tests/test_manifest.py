@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
+from mpc_imaging.compose import compose_settings
 from mpc_imaging.data import read_manifest
 from mpc_imaging.data.deidentification import Pseudonyms
 from mpc_imaging.deidentify import main as deidentify
@@ -168,3 +170,59 @@ def test_all_mistakes_are_told_at_once(folder: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "empty" / "a.txt").touch()
     assert run(tmp_path / "empty") == 1
     assert "1 left out: not a DICOM file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        (("--label-from", "folder"), "'data.class_names=[sick,well]' task=train"),
+        (
+            ("--label-from", "folder", "--split", "0,0,100"),
+            "'data.class_names=[sick,well]' data.invalid=skip data.dicom_results=true task=infer",
+        ),
+        (
+            ("--label-from", "tag", "PatientSex", "--split", "0,0,100"),
+            "'data.class_names=[F,M]' data.invalid=skip data.dicom_results=true task=infer",
+        ),
+        (
+            ("--split", "0,0,100"),
+            "'data.class_names=[CLASS,CLASS]' data.invalid=skip data.dicom_results=true task=infer policy=own_outputs",
+        ),
+    ],
+)
+def test_the_next_command_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], end: str
+) -> None:
+    run(folder, *options)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"  python -m mpc_imaging data=dicom data.path={folder} {end}"
+
+
+def test_the_next_command_quotes_for_the_shell_and_for_hydra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "a folder"
+    for index, name in enumerate(('1 "a", [b]', "yes", "it's", "CT")):
+        (source / name).mkdir(parents=True)
+        make_dicom(source / name / "x.dcm", random_pixels(index), PatientID=f"p{index}")
+    run(source, "--label-from", "folder")
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    settings = compose_settings(command[3:])
+    assert settings.data.path == str(source)
+    assert settings.data.class_names == sorted(('1 "a", [b]', "yes", "it's", "CT"))
+
+
+def test_a_row_for_each_folder_of_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patients = {"sick/one/0": "a", "sick/one/1": "a", "well/two/0": "b", "well/two/1": "b", "well/cine": "c"}
+    for seed, (name, patient) in enumerate((patients | {"mixed/0": "a", "mixed/1": "b"}).items()):
+        path = tmp_path / f"{name}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_dicom(path, random_pixels(seed), PatientID=patient)
+    assert run(tmp_path, "--volumes", "--label-from", "folder") == 0
+    rows = {row["file"]: row["label"] for row in rows_of(tmp_path / "manifest.csv")}
+    assert rows == {"sick/one": "sick", "well/two": "well", "well/cine.dcm": "well"}
+    output = capsys.readouterr().out
+    assert "left out 2: a folder with slices of several patients" in output
+    assert compose_settings(shlex.split(output.splitlines()[-1])[3:]).data.slices == 16
+    found = read_manifest(tmp_path, ["sick", "well"])
+    assert len(found.rows) == 3 and not found.rejected

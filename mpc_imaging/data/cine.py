@@ -14,7 +14,8 @@ import torch
 from mpc_imaging.data.dicom import ImageError, Picture, open_picture
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize
-from mpc_imaging.data.loading import Split, _own_rows, _report, _source, _window
+from mpc_imaging.data.loading import Split, _own_rows, _report, _source
+from mpc_imaging.data.row_images import window_of
 from mpc_imaging.data.rows import Refused, Row
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import DataSettings, Settings
@@ -92,7 +93,7 @@ class Cine:
             return None
         data = self._data
         try:
-            (frame,) = picture.shown([k], data.channels, _window(data))
+            (frame,) = picture.shown([k], data.channels, window_of(data))
         except ImageError as error:
             self._refuse(file, f"frame {k}: {error}")
             return None

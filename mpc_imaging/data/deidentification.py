@@ -1,59 +1,27 @@
 """De-identification of DICOM headers by the Basic Application Level Confidentiality Profile (PS3.15, Annex E).
 
-The table of attributes and actions is that of `dicomanonymizer`; it is applied here to nested sequences too, which
-that library's own loop leaves out. Pseudonyms are keyed hashes: with the same key the same patient, study and instance
-get the same ones in every run; without the key nobody finds the original by trying.
+The table is in `profile`, and how its options clean in `cleaning`; nested sequences are walked through, too. Pseudonyms
+are keyed hashes: with the same key the same patient, study and instance get the same ones in every run; without the key
+nobody finds the original by trying.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, timedelta
-from importlib import import_module
 
-from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
 
+from mpc_imaging.data import cleaning
+from mpc_imaging.data.profile import CODES, EDITION, Dates, Options, actions
 from mpc_imaging.errors import ConfigError
 
-# Of the standard's edition: Table E.1-1 as the library has it.
-EDITION = "2024b"
-_TABLE = f"dicomanonymizer.dicom_anonymization_databases.dicomfields_{EDITION}"
-
-# X: remove; Z: empty; D: a dummy; U: another UID; K: keep. Where the table leaves a choice by the type of an attribute,
-# the last one is always valid: an attribute that may be absent may be empty, one that may be empty may have a dummy.
-_ACTIONS = {
-    "X_TAGS": "X",
-    "Z_TAGS": "Z",
-    "D_TAGS": "D",
-    "U_TAGS": "U",
-    "Z_D_TAGS": "D",
-    "X_Z_TAGS": "Z",
-    "X_D_TAGS": "D",
-    "X_Z_D_TAGS": "D",
-    "X_Z_U_STAR_TAGS": "K",  # sequences of references, whose UIDs are replaced inside
-}
-
-# Retain Device Identity Option (code 113109): attributes that the table keeps then and that images have.
-_DEVICE = frozenset(
-    (
-        *(0x00080070, 0x00081010, 0x00081090, 0x00181000, 0x00181002, 0x00181004, 0x00181005, 0x00181007, 0x00181008),
-        *(0x0018100A, 0x0018100B, 0x00181020, 0x0018700A, 0x00189074, 0x00400241, 0x00400242, 0x00321020, 0x30100003),
-    )
-)
-
-# The options, as (code value, meaning) of code scheme DCM.
-_BASIC = ("113100", "Basic Application Confidentiality Profile")
-_CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
-_MODIFIED_DATES = ("113107", "Retain Longitudinal Temporal Information Modified Dates Option")
-_KEPT_DEVICE = ("113109", "Retain Device Identity Option")
+__all__ = ["Dates", "Options", "Pseudonyms", "deidentify"]
 
 _DUMMIES = {
     **dict.fromkeys(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), "REMOVED"),
@@ -67,15 +35,8 @@ _DUMMIES = {
     "TM": "000000",
     "UR": "http://removed.invalid",
 }
+_TIME = re.compile(r"[0-9:. ]*", re.ASCII)
 MAX_SHIFT_DAYS = 3650
-
-
-@dataclass(frozen=True)
-class Options:
-    """What departs from the plain profile. keep_dates: shifted by a number of days that is the patient's own."""
-
-    keep_dates: bool = False
-    keep_device: bool = False
 
 
 class Pseudonyms:
@@ -122,105 +83,106 @@ def deidentify(dataset: Dataset, pseudonyms: Pseudonyms, options: Options, clean
 
 
 class _Walk:
+    """Applies the table to a dataset and to all that is nested in it."""
+
     def __init__(self, pseudonyms: Pseudonyms, options: Options, days: int) -> None:
         self._pseudonyms, self._options, self._days = pseudonyms, options, days
 
     def apply(self, dataset: Dataset) -> None:
         for tag in list(dataset.keys()):
-            action = _action(tag)
-            if action == "X" or not _known(tag):
-                kept = self._options.keep_dates and _known(tag) and dictionary_VR(tag) in ("DA", "DT", "TM")
-                if not kept and not self._keeps(tag):
-                    del dataset[tag]
-                    continue
-            self._change(dataset[tag], action)
+            basic, option = actions(tag, self._options)
+            if option and self._optional(dataset[tag], option):
+                continue
+            if basic == "X":
+                del dataset[tag]
+            else:
+                self._basic(dataset[tag], basic)
 
-    def _keeps(self, tag: BaseTag) -> bool:
-        return self._options.keep_device and int(tag) in _DEVICE
-
-    def _change(self, element: DataElement, action: str) -> None:
-        if self._keeps(element.tag):
-            return
-        if element.VR in ("DA", "DT", "TM") and self._options.keep_dates:
-            element.value = _shifted(element, self._days)
-        elif element.VR == "UI" and (action in "UDZ" or _is_reference(element)):
+    def _basic(self, element: DataElement, action: str) -> None:
+        if element.VR == "UI" and (action != "K" or (not self._options.uids and _is_own(element))):
             element.value = self._uids(element)
         elif element.VR == "SQ" and action in "UK":
-            for item in element.value:
-                self.apply(item)
+            self._inside(element)
         elif element.VR == "SQ":
             element.value = Sequence()
         elif action == "Z":
             element.clear()
-        elif action in "DX":
+        elif action == "D":
             element.value = _DUMMIES[element.VR]
 
-    def _uids(self, element: DataElement) -> str | list[str]:
+    def _optional(self, element: DataElement, option: str) -> bool:
+        """Keep or clean an element; False if that cannot be done, so that it needs the basic action."""
+        if option == "K":
+            if element.VR == "SQ":
+                self._inside(element)
+            return True
         if element.is_empty:
-            return ""
-        values = [element.value] if element.VM == 1 else element.value
-        uids = [self._pseudonyms.uid(str(value)) for value in values]
-        return uids[0] if element.VM == 1 else uids
+            return False
+        if option == "modified_dates":
+            return self._shift(element)
+        if element.VR == "SQ":
+            return self._clean_sequence(element, option)
+        if option in ("descriptors", "patient") and element.VR in cleaning.TEXT:
+            kept = [clean for value in _values(element) if (clean := cleaning.words(str(value)))]
+            element.value = kept if len(kept) > 1 else "".join(kept)
+            return bool(kept)
+        return False  # addresses of devices, bytes: what of them may stay is not to be told
 
+    def _clean_sequence(self, element: DataElement, option: str) -> bool:
+        if option == "structured":
+            element.value = cleaning.content(element.value, self._options.dates is not Dates.removed)
+        elif option == "graphics":
+            element.value = cleaning.graphics(element.value)
+        elif element.keyword.endswith("CodeSequence"):
+            element.value = Sequence([code for item in element.value if (code := cleaning.coded(item))])
+        self._inside(element)
+        return len(element.value) > 0
 
-@functools.cache
-def _table() -> dict[int, str]:
-    table = import_module(_TABLE)
-    return {
-        group << 16 | element: action
-        for name, action in _ACTIONS.items()
-        for group, element, *mask in getattr(table, name)
-        if not mask
-    }
+    def _inside(self, element: DataElement) -> None:
+        for item in element.value:
+            self.apply(item)
 
+    def _uids(self, element: DataElement) -> str | list[str]:
+        uids = [self._pseudonyms.uid(str(value)) for value in _values(element)]
+        return uids if len(uids) > 1 else "".join(uids)
 
-def _action(tag: BaseTag) -> str:
-    """What the profile does with an attribute; what it does not name, it keeps."""
-    # Curves and overlays of any number may show text; groups of odd number are anybody's; padding means nothing.
-    if tag.is_private or tag.group >> 8 in (0x50, 0x60) or tag == 0xFFFCFFFC:
-        return "X"
-    return _table().get(int(tag), "K")
-
-
-def _known(tag: BaseTag) -> bool:
-    """Whether the standard has this attribute: of others nobody knows what they say."""
-    return bool(keyword_for_tag(tag))
-
-
-def _is_reference(element: DataElement) -> bool:
-    """Whether a UID that the table does not name is somebody's own, not one of the standard."""
-    values = [] if element.is_empty else [element.value] if element.VM == 1 else element.value
-    return any(not str(value).startswith("1.2.840.10008.") for value in values)
-
-
-def _shifted(element: DataElement, days: int) -> str | list[str]:
-    """Dates by so many days earlier; times as they are; what is no date becomes a dummy."""
-    values = [] if element.is_empty else [element.value] if element.VM == 1 else list(element.value)
-    if element.VR == "TM":
-        return element.value
-    moved = []
-    for value in map(str, values):
-        try:
-            day = date(int(value[:4]), int(value[4:6]), int(value[6:8])) - timedelta(days)
+    def _shift(self, element: DataElement) -> bool:
+        """Dates by so many days earlier, times as they are; False for what is neither."""
+        values = [str(value) for value in _values(element)]
+        if element.VR == "TM":
+            return all(_TIME.fullmatch(value) for value in values)
+        if element.VR not in ("DA", "DT"):
+            return False
+        moved = []
+        for value in values:
+            try:
+                day = date(int(value[:4]), int(value[4:6]), int(value[6:8])) - timedelta(self._days)
+            except (ValueError, OverflowError):
+                return False
             moved.append(f"{day:%Y%m%d}".zfill(8) + value[8:])
-        except (ValueError, OverflowError):
-            moved.append(_DUMMIES[element.VR])
-    return moved[0] if len(moved) == 1 else moved
+        element.value = moved if len(moved) > 1 else moved[0]
+        return True
+
+
+def _values(element: DataElement) -> list:
+    if element.is_empty:
+        return []
+    return [element.value] if element.VM == 1 else list(element.value)
+
+
+def _is_own(element: DataElement) -> bool:
+    """Whether a UID that the table does not name is somebody's own, not one of the standard."""
+    return any(not str(value).startswith("1.2.840.10008.") for value in _values(element))
 
 
 def _record(dataset: Dataset, options: Options, clean_pixels: bool) -> None:
     """Say in the header what was done: (0012,0062), (0012,0063), (0012,0064), (0028,0303) and (0028,0301)."""
-    chosen = [
-        _BASIC,
-        *([_CLEAN_PIXELS] if clean_pixels else []),
-        *([_MODIFIED_DATES] if options.keep_dates else []),
-        *([_KEPT_DEVICE] if options.keep_device else []),
-    ]
+    chosen = [*options.codes(), *([CODES["pixels"]] if clean_pixels else [])]
     dataset.PatientIdentityRemoved = "YES"
     names = [meaning[:64] for _, meaning in chosen]
     dataset.DeidentificationMethod = [f"mpc_imaging, DICOM PS3.15 {EDITION} Annex E", *names]
     dataset.DeidentificationMethodCodeSequence = Sequence(list(_codes(chosen)))
-    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if options.keep_dates else "REMOVED"
+    dataset.LongitudinalTemporalInformationModified = options.dates.value
     if clean_pixels:
         dataset.BurnedInAnnotation = "NO"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from pydicom.multival import MultiValue
 
@@ -22,6 +22,7 @@ LOST_DIRECTORY = "a DICOMDIR that is damaged; the files beside it were looked at
 REPEATED = "the same object as in another file"
 NOBODYS = "an image without a patient: neither PatientID, nor PatientName, nor StudyInstanceUID"
 OUTSIDE = "a link to a file outside of the folder"
+SEVERAL_PATIENTS = "a folder with slices of several patients: give each series one of its own"
 UNNAMEABLE = "a name that no table can hold (not UTF-8, line breaks, or spaces at an end): rename it"
 
 
@@ -79,6 +80,24 @@ def inspect(folder: Path, files: Iterable[Path], keywords: Sequence[str]) -> Con
             seen |= {target, instance} if instance else {target}
     contents.left_out += Counter({LOST: len(lost)})
     return contents
+
+
+def series_folders(contents: Contents) -> None:
+    """In place of the images in one folder, one that stands for the folder: a volume. Single files stay as they are.
+
+    A folder with images of several patients is left out.
+    """
+    groups: dict[str, list[Found]] = defaultdict(list)
+    for image in contents.images:
+        groups[PurePosixPath(image.file).parent.as_posix()].append(image)
+    contents.images = []
+    for folder, images in groups.items():
+        if len(images) == 1:
+            contents.images += images
+        elif len({image.patient for image in images}) > 1:
+            contents.left_out[SEVERAL_PATIENTS] += len(images)
+        else:
+            contents.images.append(replace(images[0], file=folder))
 
 
 def _lost(path: Path, contents: Contents) -> set[Path]:

@@ -63,6 +63,14 @@ def frames(
     return _by_end_marker(stream, pieces, count)
 
 
+def end(stream: Bounded, pixels: PixelElement) -> int:
+    """Where the pixel data end, before the item that closes them: an offset in the file. Raises as `frames`."""
+    _, pieces = _items(stream, pixels)
+    if not pieces:
+        raise ImageError(Reason.truncated)
+    return sum(pieces[-1])
+
+
 def read_frame(stream: Bounded, pieces: list[Piece]) -> bytes:
     """Join the pieces of one frame."""
     if sum(length for _, length in pieces) > MAX_ENCODED_BYTES:

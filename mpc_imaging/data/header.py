@@ -27,7 +27,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from mpc_imaging.data.limits import MAX_INFLATED_BYTES, Bounded
+from mpc_imaging.data.limits import MAX_HEADER_BYTES, MAX_INFLATED_BYTES, MAX_WHOLE_HEADER_BYTES, Bounded
 from mpc_imaging.data.refusals import ImageError, Reason
 
 PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
@@ -60,11 +60,12 @@ class Header:
     syntax: UID | None
     stream: Bounded
     pixels: PixelElement | None
+    complete: bool  # False where the file ends within an element before its pixel data
 
 
 @contextmanager
-def open_header(path: Path, keywords: Iterable[str]) -> Iterator[Header]:
-    """Read the elements ``keywords`` of a file, which stays open within the block.
+def open_header(path: Path, keywords: Iterable[str] | None) -> Iterator[Header]:
+    """Read the elements ``keywords`` of a file, which stays open within the block; None: all before its pixel data.
 
     Raises:
         ImageError: the file is missing, unreadable, not DICOM, damaged, or its header is larger than the limits.
@@ -77,7 +78,7 @@ def open_header(path: Path, keywords: Iterable[str]) -> Iterator[Header]:
         raise ImageError(Reason.unreadable) from None
     with file:
         with refusing():
-            header = _parse(file, list(keywords))
+            header = _parse(file, None if keywords is None else list(keywords))
         yield header
 
 
@@ -97,8 +98,9 @@ def refusing() -> Iterator[None]:
             raise ImageError(Reason.damaged) from None
 
 
-def _parse(file: BinaryIO, keywords: list[str]) -> Header:
-    stream = Bounded(file)
+def _parse(file: BinaryIO, keywords: list[str] | None) -> Header:
+    limit = MAX_WHOLE_HEADER_BYTES if keywords is None else MAX_HEADER_BYTES
+    stream = Bounded(file, limit)
     start = stream.read(_PREAMBLE + 4)
     prefixed = start[_PREAMBLE:] == b"DICM"
     if not prefixed and not _looks_like_dicom(start):
@@ -107,10 +109,12 @@ def _parse(file: BinaryIO, keywords: list[str]) -> Header:
         meta = _file_meta(stream, _PREAMBLE + 4 if prefixed else 0)
         syntax = meta.get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
-            stream = Bounded(_inflate(stream))
+            stream = Bounded(_inflate(stream), limit)
         else:
             stream.seek(0)
+        stream.cut = False
         elements = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=keywords)
+        complete = not stream.cut
         if syntax == DeflatedExplicitVRLittleEndian:
             elements.file_meta, syntax = meta, ExplicitVRLittleEndian
         syntax = syntax or _guess(elements)
@@ -119,7 +123,7 @@ def _parse(file: BinaryIO, keywords: list[str]) -> Header:
         stream.counting = False
         if stream.exceeded:
             raise ImageError(Reason.too_large) from None
-    return Header(elements, syntax, stream, pixels)
+    return Header(elements, syntax, stream, pixels, complete)
 
 
 def _looks_like_dicom(start: bytes) -> bool:

@@ -14,22 +14,18 @@ import torch
 
 from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.augment import augmented, augmented_masks
-from mpc_imaging.data.dicom import ImageError, open_picture, read_dicom
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize, resize_masks
-from mpc_imaging.data.manifest import read_manifest
+from mpc_imaging.data.manifest import NO_LABEL, read_manifest
 from mpc_imaging.data.partition import divide
-from mpc_imaging.data.refusals import Reason
-from mpc_imaging.data.rows import Refused, Row, subset
+from mpc_imaging.data.refusals import ImageError
+from mpc_imaging.data.row_images import Source, read_row
+from mpc_imaging.data.rows import UNLABELLED, Refused, Row, subset
 from mpc_imaging.data.segmentations import MaskReader
-from mpc_imaging.data.volumes import read_slices
-from mpc_imaging.data.windows import Window
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Frames, Invalid, PartitionKind, Settings
+from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Invalid, PartitionKind, Settings
 
 logger = logging.getLogger("mpc_imaging.data")
-
-Source = tuple[Path, int] | list[tuple[Path, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +114,7 @@ def load_party(
         source = _phantom_source(data, party, folder, "dicom", rows)
         own = source.rows
     else:
-        source = _source(data, party, owners, folder)
+        source = _source(data, party, owners, folder, not settings.needs_labels())
         if data.require_consent and record is not None:
             record("consent", purpose=data.purpose, left_out=source.withheld)
         own = _own_rows(source, owners, splits)
@@ -151,17 +147,17 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
         source = _phantom_source(data, party, folder, f"dicom_{split}", rows)
         own = source.rows
     else:
-        source = _source(data, party, [party], folder)
+        source = _source(data, party, [party], folder, not settings.needs_labels())
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
-        own = _limited(rows, data, split)
+        own = _limited([row for row in rows if row.label != UNLABELLED], data, split)
     loaded = _split(data, _read(source, own, [split])[split])
     if not loaded:
         raise DataError([f"{party} has no usable image of {split}: add some, or train on other weights"])
     return loaded
 
 
-def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path) -> _Source:
-    """Read the manifest or the labels in reach of ``party``."""
+def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path, unlabelled: bool = False) -> _Source:
+    """Read the manifest or the labels in reach of ``party``; ``unlabelled``: also of images without one."""
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
     if data.kind is DataKind.medmnist:
@@ -170,7 +166,12 @@ def _source(data: DataSettings, party: str, owners: Sequence[str], folder: Path)
     if data.kind is DataKind.arrays:
         return _Source(data, party, path, arrays.read_rows(path, data), [], not private)
     rows, rejected, withheld = read_manifest(
-        path, data.class_names, data.multi_label, data.purpose if data.require_consent else None, data.masks
+        path,
+        data.class_names,
+        data.multi_label,
+        data.purpose if data.require_consent else None,
+        data.masks,
+        unlabelled,
     )
     if data.require_consent:
         logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
@@ -319,7 +320,7 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
         for row in own:
             path = source.path / row.file
             try:
-                frames, places = (_frames if data.slices is None else _volume)(source, row, rejected, flaws)
+                frames, places = read_row(data, source.path, row, source.names, rejected, flaws)
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, str(error)))
                 continue
@@ -347,48 +348,13 @@ def _read_files(source: _Source, rows: dict[str, list[Row]]) -> dict[str, _Pixel
     return loaded
 
 
-def _frames(
-    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
-) -> tuple[list[np.ndarray], list[Source]]:
-    """The chosen frames (C, H, W) of a row's file, each with its source."""
-    data, path = source.data, source.path / row.file
-    if path.is_dir():
-        raise ImageError(Reason.folder)
-    frames = read_dicom(path, data.frames, data.channels, _window(data))
-    first = _middle(path) if data.frames is Frames.middle else 0
-    return frames, [(path, first + k) for k in range(len(frames))]
-
-
-def _volume(
-    source: _Source, row: Row, rejected: list[Refused], flaws: list[str]
-) -> tuple[list[np.ndarray], list[Source]]:
-    """A row's volume (S, C, H, W) as the only image. Unusable slices go to ``rejected``, what it lacks to ``flaws``."""
-    data, left_out = source.data, []
-    try:
-        volume = read_slices(source.path / row.file, data.slices, data.channels, _window(data), left_out)
-    finally:
-        rejected += [Refused(row.number, path.relative_to(source.path).as_posix(), reason) for path, reason in left_out]
-    for problem in volume.problems:
-        logger.info("%s", source.names.refusal(Refused(row.number, row.file, problem.text)))
-    flaws += volume.flaws()
-    return [volume.values], [volume.sources]
-
-
-def _middle(path: Path) -> int:
-    with open_picture(path) as picture:
-        return picture.count // 2
-
-
-def _window(data: DataSettings) -> Window:
-    chosen = data.window
-    return Window(chosen.index, None if chosen.centre is None else (chosen.centre, chosen.width))
-
-
 def _report(rejected: Sequence[str], invalid: Invalid) -> None:
     for line in rejected:
         logger.warning("%s: %s", "left out" if invalid is Invalid.skip else "refused", line)
     if rejected and invalid is Invalid.refuse:
         hint = "correct these, or write data.invalid=skip to leave them out"
+        if any(line.endswith(NO_LABEL) for line in rejected):
+            hint += "; to predict without labels write task=infer policy=own_outputs"
         raise DataError([*rejected[:-1], f"{rejected[-1]} ({hint})"])
 
 

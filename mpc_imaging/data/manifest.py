@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mpc_imaging.data.rows import Refused, Row
+from mpc_imaging.data.rows import UNLABELLED, Refused, Row
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS
 
@@ -27,6 +27,7 @@ REQUIRED = ("file", "label", "patient", "split")
 WITH_MASKS = ("file", "mask", "patient", "split")
 CONSENT = ("consent", "purpose")
 ANY_PURPOSE = "any"
+NO_LABEL = "it has no label"
 _ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
@@ -44,12 +45,13 @@ def read_manifest(
     multi_label: bool = False,
     purpose: str | None = None,
     masks: bool = False,
+    unlabelled: bool = False,
 ) -> Manifest:
     """Read the rows that can be used; of those that repeat a file, also in a folder of theirs, the first is kept.
 
     With ``multi_label`` an empty label means that the image shows none of the classes. With a ``purpose``, images are
     left out whose patients did not consent to it, and those of which another row says so. With ``masks`` each row
-    names a file with its mask, and has the label 0.
+    names a file with its mask, and has the label 0. ``unlabelled``: rows without a label can be used.
 
     Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
 
@@ -78,8 +80,8 @@ def read_manifest(
             problems[problem].append(number)
         if path in withheld:
             pass
-        elif not cells[labelled] and not multi_label:
-            rejected.append(Refused(number, cells["file"], f"it has no {labelled}"))
+        elif not cells[labelled] and not multi_label and (masks or not unlabelled):
+            rejected.append(Refused(number, cells["file"], "it has no mask" if masks else NO_LABEL))
         elif path in first_row:
             rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
         elif other := first_row.get(path.parent) or first_below.get(path):
@@ -177,6 +179,8 @@ def _class_of(
 ) -> int | tuple[int, ...] | None:
     """The class index of one row, or the 0 or 1 of each class; a label that cannot be meant is added to ``wrong``."""
     label = (_labels if multi_label else _label)(cell, class_names)
+    if not cell and not multi_label:
+        return UNLABELLED
     if cell and label is None:
         some = "some, separated by semicolons," if multi_label else "one"
         known = f"data.class_names ({', '.join(class_names)}) or 0 to {len(class_names) - 1}"

@@ -67,6 +67,13 @@ class Pixels:
                 raise ImageError(Reason.damaged)
             yield array, found["photometric_interpretation"]
 
+    def check(self) -> None:
+        """Compare every frame with the header, without decoding any. Raises `ImageError`."""
+        if not self._native:
+            for pieces in self._frames:
+                frame = encapsulated.read_frame(self._header.stream, pieces)
+                encapsulated.check_codestream(frame, self._header.syntax, self.shape)
+
     def _native_frame(self, index: int) -> tuple[np.ndarray, dict]:
         if self.shape.bits_allocated == 1 and self._header.syntax.is_little_endian:
             return self._packed_frame(index), {

@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+UNLABELLED = -1  # the class of an image that nobody has labelled
+
 
 @dataclass(frozen=True)
 class Row:
     """One image of a data set.
 
     ``number`` finds it again: its row in manifest.csv as a spreadsheet counts (the header is 1), or its index in the
-    split of an .npz file. ``label``: its class, or with data.multi_label the 0 or 1 of each class. ``patient``,
-    ``site`` and the names of files never leave the party's process. ``moved_from``: the split that it is read from,
-    where data.folds put it into another. ``mask``: the file of its mask, with data.masks; ``label`` is then 0.
+    split of an .npz file. ``label``: its class, `UNLABELLED`, or with data.multi_label the 0 or 1 of each class.
+    ``patient``, ``site`` and the names of files never leave the party's process. ``moved_from``: the split that it is
+    read from, where data.folds put it into another. ``mask``: the file of its mask, with data.masks; ``label`` is then
+    0.
     """
 
     number: int

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mpc_imaging import __version__
 from mpc_imaging.report import plots, streaming, wording
+from mpc_imaging.report.labels import SHOWN, label_rows
 from mpc_imaging.report.metrics import LOGIT_FIDELITY, log_softmax
 from mpc_imaging.report.predictions import write_atomically
 
@@ -78,6 +79,8 @@ def _view(metrics: Mapping[str, Any], details: Details) -> dict[str, Any]:
         "facts": _facts(metrics, details),
         "tiles": _tiles(metrics),
         "metric_rows": _metric_rows(metrics, notes),
+        "label_rows": label_rows(metrics),
+        "label_metrics": [wording.METRIC_NAMES[key] for key in SHOWN],
         "fidelity_rows": _fidelity_rows(metrics, notes),
         "cost_rows": _cost_rows(metrics, details, notes),
         "privacy_rows": wording.privacy(metrics.get("privacy")),

@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mpc_imaging.report import streaming, wording
+from mpc_imaging.report.labels import label_table
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def outcome_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """What ends a run: its summary, and where images have several labels, what is known of each."""
+    of_labels = label_table(metrics)
+    return [summary_table(metrics), *([] if of_labels is None else [of_labels])]
 
 
 def summary_table(metrics: Mapping[str, Any]) -> Table:

@@ -151,7 +151,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if "dice" in secure:
         return f"The secure run segmented {count(metrics['images'])} images with {' and '.join(known[:2])}."
     text = f"The secure run classified {count(metrics['images'])} images with {' and '.join(known)}."
-    counted = sum(map(sum, secure["confusion"]))
+    counted = _counted(secure)
     if counted < metrics["images"]:
         text = (
             f"The secure run classified {count(metrics['images'])} images. On the {count(counted)} whose outputs and "
@@ -160,6 +160,13 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if plaintext and plaintext["accuracy"] is not None:
         return f"{text} In plaintext, accuracy is {metric(plaintext['accuracy'])}."
     return f"{text} There is no plaintext run beside it to compare with."
+
+
+def _counted(run: Mapping[str, Any]) -> int:
+    """How many images the metrics are over; with several labels each, every label has counts of all of them."""
+    if run.get("per_label"):
+        return sum(run["per_label"][0]["counts"].values())
+    return sum(map(sum, run["confusion"] or []))
 
 
 def reveals(settings: Settings) -> list[dict[str, str]]:

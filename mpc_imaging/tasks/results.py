@@ -15,7 +15,7 @@ import mpc_imaging
 
 if TYPE_CHECKING:
     from mpc_imaging.data import Split
-    from mpc_imaging.data.loading import Source
+    from mpc_imaging.data.row_images import Source
     from mpc_imaging.report.result_objects import ModelIdentity
     from mpc_imaging.tasks.job import Job
 

@@ -188,11 +188,9 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
     from mpc_imaging.tasks import inputs
 
     settings = session.settings
-    with_labels = settings.task.kind is TaskKind.train or any(
-        settings.recipients(value) for value in ("metrics", "auc")
-    )
+    labels = settings.needs_labels()
     return {
-        split: inputs.share_images(session, catalogue, split, None if own is None else own[split], with_labels)
+        split: inputs.share_images(session, catalogue, split, None if own is None else own[split], labels)
         for split in splits
     }
 

@@ -112,7 +112,9 @@ def with_files(folder: Path, text: str) -> str:
 def settings_for(data: DataSettings, owners: tuple[str, ...] = ("hospital_a", "hospital_b")) -> Settings:
     parties = {name: PartySettings([Role.data_owner, Role.compute]) for name in owners}
     parties["dealer"] = PartySettings([Role.dealer])
-    return Settings(data=data, topology=TopologySettings("test", parties))
+    settings = Settings(data=data, topology=TopologySettings("test", parties))
+    settings.policy.reveal = {"metrics": ["hospital_a"]}  # so that labels are needed
+    return settings
 
 
 def dicom_settings(path: Path | None, **keys: object) -> DataSettings:

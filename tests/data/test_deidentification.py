@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from mpc_imaging.data.deidentification import _TABLE, EDITION, Options, Pseudonyms, deidentify
+from mpc_imaging.data.deidentification import Dates, Options, Pseudonyms, deidentify
+from mpc_imaging.data.profile import _TABLE, EDITION
 from mpc_imaging.errors import ConfigError
 
 KEY = bytes(range(32))
@@ -148,7 +149,7 @@ def test_dates_are_shifted_alike_within_a_patient_and_times_stay():
     second = image(StudyDate="20240311")
     other = image(StudyDate="20240301", PatientID="another")
     for dataset in (first, second, other):
-        deidentify(dataset, Pseudonyms(KEY), Options(keep_dates=True))
+        deidentify(dataset, Pseudonyms(KEY), Options(dates=Dates.shifted))
     assert first.StudyDate < "20240301" and first.AcquisitionDateTime[8:] == "080910" and first.StudyTime == "080910"
     assert int(second.StudyDate) - int(first.StudyDate) in (
         10,
@@ -166,7 +167,7 @@ def test_dates_are_shifted_alike_within_a_patient_and_times_stay():
 
 def test_the_device_is_kept_on_request():
     dataset = image(DeviceSerialNumber="S1", StationName="ROOM 1", InstitutionName=CANARY, DeviceUID="1.2.3.9")
-    deidentify(dataset, Pseudonyms(KEY), Options(keep_device=True))
+    deidentify(dataset, Pseudonyms(KEY), Options(device=True))
     assert (dataset.DeviceSerialNumber, dataset.StationName, dataset.DeviceUID) == ("S1", "ROOM 1", "1.2.3.9")
     assert dataset.InstitutionName == "REMOVED"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_imaging.data import load_party, load_whole_split, loading
+from mpc_imaging.data import load_party, load_whole_split, loading, row_images
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.settings import (
     DataKind,
@@ -61,8 +61,8 @@ def test_owners_divide_a_folder(tmp_path: Path) -> None:
 def test_a_party_decodes_its_own_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path / "data", some_rows(8))
     read: list[Path] = []
-    original = loading.read_dicom
-    monkeypatch.setattr(loading, "read_dicom", lambda path, *rest: read.append(path) or original(path, *rest))
+    original = row_images.read_dicom
+    monkeypatch.setattr(row_images, "read_dicom", lambda path, *rest: read.append(path) or original(path, *rest))
     own = load_party(settings_for(dicom_settings(folder)), "hospital_b", tmp_path, ["test"])["test"]
     assert len(read) == len(own) == 4
 
@@ -313,3 +313,17 @@ def test_nobody_consents(tmp_path: Path) -> None:
     data = dicom_settings(folder, require_consent=True, purpose="research")
     with pytest.raises(DataError, match="hospital_a would own none of the 0 images"):
         load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path, ["test"])
+
+
+def test_images_without_a_label_are_predicted_where_nobody_counts(spoiled: Path) -> None:
+    settings = settings_for(dicom_settings(spoiled, invalid=Invalid.skip), ("hospital_a",))
+    settings.policy.reveal = {"logits": ["image_owner"]}
+    make_dicom(spoiled / "test" / "3.dcm", random_pixels(33))
+    own = load_party(settings, "hospital_a", spoiled, ["test"])["test"]
+    assert rows_of(spoiled, own.ids)[2] == 5 and own.labels.tolist() == [0, 1, -1]
+    whole = load_whole_split(settings, spoiled, "test", "hospital_a")
+    assert whole.labels.tolist() == [0, 1], "who trains needs labels all the same"
+    settings.data.invalid = Invalid.refuse
+    settings.policy.reveal = {"auc": ["hospital_a"]}
+    with pytest.raises(DataError, match="it has no label.*policy=own_outputs"):
+        load_party(settings, "hospital_a", spoiled, ["test"])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpc_imaging.data import medmnist
+from mpc_imaging.compose import compose_settings
+from mpc_imaging.data import load_party, medmnist
 from mpc_imaging.errors import DataError
 
 NAMES = ["malignant", "benign"]
@@ -162,3 +163,28 @@ def test_labels_that_are_no_rows_of_0_and_1(tmp_path: Path, labels: np.ndarray, 
     path = save(tmp_path / "chest.npz", test_images=images(3), test_labels=labels)
     with pytest.raises(DataError, match=problem):
         medmnist.read_rows(path, ["test"], ["a", "b", "c"], multi_label=True)
+
+
+def chest(path: Path) -> Path:
+    """A file laid out like ChestMNIST's: uint8 images (N, 28, 28) and labels (N, 14) of 0 and 1."""
+    noise = np.random.default_rng(7)
+    parts = {}
+    for split, count in (("train", 12), ("val", 4), ("test", 8)):
+        parts[f"{split}_images"] = noise.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        parts[f"{split}_labels"] = (noise.random((count, 14)) < 0.2).astype(np.uint8)
+    np.savez_compressed(path, **parts)
+    return path
+
+
+def test_chestmnist_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = chest(tmp_path / "chestmnist.npz")
+    monkeypatch.setattr(medmnist, "_CACHE", tmp_path)  # where a download would be, so that none begins
+    for source in (f"data.path={path}", "data.dataset=chestmnist"):
+        settings = compose_settings(["data=chestmnist", source, "task=train", "task.loss=binary_cross_entropy"])
+        assert len(settings.data.class_names) == 14 and settings.model.kwargs["num_classes"] == 14
+        parts = [load_party(settings, name, tmp_path, ["train", "test"]) for name in settings.data_owners()]
+        assert sum(len(part["train"]) for part in parts) == 12
+        with np.load(path) as archive:
+            for part in parts:
+                rows = [int(name.split("-")[-1]) for name in part["test"].ids]
+                assert part["test"].labels.tolist() == archive["test_labels"][rows].tolist()

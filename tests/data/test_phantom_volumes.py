@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from numpy.random import default_rng
 
-from mpc_imaging.data import load_party, phantom_volumes
+from mpc_imaging.baselines.plaintext import predict, train_plaintext
+from mpc_imaging.compose import compose_settings
+from mpc_imaging.data import load_party, load_whole_split, phantom_volumes
 from mpc_imaging.data.phantom_volumes import hounsfield
 from mpc_imaging.data.rows import Row
 from mpc_imaging.data.series import read_volumes
+from mpc_imaging.models.build import build
 from mpc_imaging.settings import DataSettings, PhantomSettings
 from tests.data.builders import settings_for
 from tests.report.dicom_checks import require, standard_errors
@@ -56,3 +60,25 @@ def test_owners_generate_and_read_their_own(tmp_path: Path) -> None:
         assert [splits[split].images.shape for split in ("train", "test")] == [(2, 6, 1, 16, 16)] * 2
         assert len([path for path in (tmp_path / name / "dicom").iterdir() if path.is_dir()]) == 4
         assert all(len(source) == 6 for source in splits["test"].sources)
+
+
+@pytest.mark.slow
+def test_they_are_learnable_and_training_is_chaotic(tmp_path: Path) -> None:
+    """As in conf/experiment/volumes.yaml, in plaintext, twice: from weights that differ by 1e-6. `-rP` prints both."""
+    from sklearn.metrics import roc_auc_score
+
+    settings = compose_settings(["experiment=volumes"])
+    train, test = (load_whole_split(settings, tmp_path, split, "hospital_a") for split in ("train", "test"))
+    assert abs(float(train.images.mean())) < 0.05 and abs(float(train.images.std()) - 1) < 0.05
+    logits = []
+    for size in (0.0, 1e-6):
+        module = build(settings.model, settings.seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        train_plaintext(module, train.images, train.labels, settings.task, settings.seed)
+        logits.append(predict(module, test.images, 20))
+        assert roc_auc_score(test.labels, logits[-1][:, 1] - logits[-1][:, 0]) > 0.97
+    same = (logits[0].argmax(1) == logits[1].argmax(1)).sum().item()
+    print(f"logits differ by up to {(logits[0] - logits[1]).abs().max():.2f}, {same} of {len(test)} labels agree")
+    assert same >= 0.9 * len(test)

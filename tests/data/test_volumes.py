@@ -18,7 +18,7 @@ from mpc_imaging.data.rows import Row
 from mpc_imaging.data.volumes import Slices, nearest, read_slices
 from mpc_imaging.data.windows import FIRST, Window
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import AugmentSettings, Invalid, Quality, WindowSettings
+from mpc_imaging.settings import AugmentSettings, DataKind, DataSettings, Invalid, Quality, WindowSettings
 from tests.data.builders import (
     PATIENT,
     dicom_settings,
@@ -236,6 +236,16 @@ def test_flaws_are_counted_and_named(data: Path, caplog: pytest.LogCaptureFixtur
     assert "row 3, two: steps from 2.00 to 5.00 mm" in [with_files(data / "run", text) for text in caplog.messages]
     with pytest.raises(DataError, match="test: 1 volumes of unevenly"):
         load(data, quality=Quality.refuse)
+
+
+def test_volumes_of_a_medmnist_file(tmp_path: Path) -> None:
+    volumes = random_pixels(0, (4, 6, 12, 10)).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", test_images=volumes, test_labels=np.arange(4) % 2)
+    data = DataSettings(kind=DataKind.medmnist, path=str(tmp_path / "set.npz"), image_size=12, slices=3)
+    split = load_party(settings_for(data, owners=("a",)), "a", tmp_path / "run", ["test"])["test"]
+    assert split.images.shape == (4, 3, 1, 12, 12)
+    padded = (split.images[2, 1, 0] * 0.25 + 0.5)[:, 1:11]
+    np.testing.assert_allclose(padded, volumes[2, 2] / 255, atol=1e-6)
 
 
 def test_the_real_head_ct(medical_data: Path, tmp_path: Path) -> None:
