@@ -132,6 +132,8 @@ def _image(folder: Path, aviary: Aviary, common: Dataset, index: int, split: str
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = aviary.uid("SOPInstanceUID of one image")
     # As an export names its folders and files.
     file = f"{ds.PatientName}_{ds.PatientID}/{aviary.words('name of a file', 1)}_{index}.dcm"
+    for part in (file, Path(file).name):  # as wholes, of which hashes could be taken
+        aviary.keep("path of a file", part)
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(folder / file, enforce_file_format=True)
     behind = aviary.words("behind the data set", 1).encode()
