@@ -159,7 +159,7 @@ class Settings:
 
     def needs_labels(self) -> bool:
         """Whether the owners share labels: to train, or to count what is right for somebody."""
-        counted = any(self.recipients(value) for value in ("metrics", "auc"))
+        counted = any(self.recipients(value) for value in ("metrics", "auc") if value in self.produced())
         return self.task.kind is TaskKind.train or counted
 
     def checks_range(self) -> bool:

@@ -116,7 +116,7 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
             file is left.
     """
     data, split, owners = settings.data, settings.task.split, settings.data_owners()
-    source = _source(data, party, owners, folder)
+    source = _source(data, party, owners, folder, not settings.needs_labels())
     if data.require_consent and record is not None:
         record("consent", purpose=data.purpose, left_out=source.withheld)
     rejected, files = list(source.rejected), []

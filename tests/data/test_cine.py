@@ -11,7 +11,7 @@ import torch
 from mpc_imaging.data import load_party, pixels
 from mpc_imaging.data.cine import open_cine
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import Frames, Invalid, LimitSettings, PartitionKind, PartitionSettings, Settings
+from mpc_imaging.settings import Frames, Invalid, LimitSettings, PartitionKind, PartitionSettings, Settings, TaskKind
 from tests.data.builders import (
     PATIENT,
     dicom_settings,
@@ -129,3 +129,10 @@ def test_colours_are_divided_by_their_range(tmp_path: Path) -> None:
     settings.data.image_size, settings.data.mean, settings.data.std = 16, [0.0], [1.0]
     (shown,) = [load() for _, load in open_cine(settings, "hospital_a", tmp_path).frames()]
     assert torch.equal(shown[0].flatten(), (torch.arange(256, dtype=torch.float64) / 255).float())
+
+
+def test_frames_need_no_label(settings: Settings, tmp_path: Path) -> None:
+    """A stream counts nothing, whatever the policy says of metrics."""
+    settings.task.kind, settings.policy.reveal = TaskKind.stream, {"logits": ["image_owner"], "metrics": ["receiver"]}
+    write_manifest(Path(settings.data.path), [row | {"label": ""} for row in some_rows(len(COUNTS))])
+    assert open_cine(settings, "hospital_a", tmp_path).split().labels.tolist() == [-1] * sum(COUNTS)
