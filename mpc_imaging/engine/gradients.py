@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mpc_imaging.engine import compat, gates
+from mpc_imaging.engine import approximations, compat, gates
 from mpc_imaging.engine.tensors import excess, from_share, precision, rescaled
 from mpc_imaging.protocols import bilinear, tournament, truncate
 from mpc_imaging.protocols.selection import select
@@ -250,6 +250,26 @@ class ConvTranspose2d(stock.AutogradFunction):
         return grad_input, _truncated(_kernel_gradient(op, input.share, grad_output.share, kernel.share), kernel)
 
 
+class LogSoftmax(stock.AutogradFunction):
+    """CrypTen's, but for its exponential, which is off by percents and is then multiplied by a sum of gradients."""
+
+    @staticmethod
+    def forward(ctx, input, dim):
+        """Logarithms of probabilities along `dim`."""
+        logarithms = input.log_softmax(dim)
+        ctx.save_multiple_for_backward([logarithms, dim])
+        return logarithms
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        """The gradient less the probabilities times its sum."""
+        logarithms, dim = ctx.saved_tensors
+        if grad_output.dim() == 0 or grad_output.size(dim) == 1:
+            return grad_output * 0
+        total = grad_output.sum(dim, keepdim=True).expand(*grad_output.size())
+        return grad_output - approximations.exp_nonpositive(logarithms) * total
+
+
 def _truncated(share: torch.Tensor, like: MPCTensor) -> MPCTensor:
     bits = like.encoder._precision_bits
     return from_share(truncate.truncate(gates.context(), share, bits), bits)
@@ -262,6 +282,7 @@ _OURS = {
     "layer": Layer,
     "conv2d": Conv2d,
     "conv_transpose2d": ConvTranspose2d,
+    "log_softmax": LogSoftmax,
 }
 _replaced: dict[str, type | None] = {}
 

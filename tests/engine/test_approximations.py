@@ -61,13 +61,20 @@ def test_functions(parties):
         assert (r[name] - value.double()).abs().max() < 2e-3, name
 
 
-def through_crypten(x):
-    return x.softmax(-1), x.log_softmax(1)
+def through_crypten(x, weights):
+    x.requires_grad = True
+    logarithms = x.log_softmax(1)
+    logarithms.backward(weights)
+    return x.detach().softmax(-1), logarithms.detach(), x.grad
 
 
 def test_the_softmax_of_crypten_programs_is_as_close(two):
     """CrypTen's own logarithm of a softmax is off by up to 0.008, too much for the test of nn.LogSoftmax."""
-    x = torch.randn(2000, 4) * 3
-    probabilities, logarithms = two.run(through_crypten, x)
+    x, weights = torch.randn(2000, 4) * 3, torch.randn(2000, 4)
+    probabilities, logarithms, gradient = two.run(through_crypten, x, weights)
     assert (probabilities - F.softmax(x.double(), 1)).abs().max() < 64 * UNIT
-    assert (logarithms - F.log_softmax(x.double(), 1)).abs().max() < 0.002
+    x.requires_grad_()
+    expected = F.log_softmax(x.double(), 1)
+    assert (logarithms - expected).abs().max() < 0.002
+    expected.backward(weights.double())
+    assert (gradient - x.grad.double()).abs().max() < 0.003

@@ -131,7 +131,18 @@ def hits(logits, labels, multi_label):
     return from_share(scores.hits(share_of(logits), share_of(labels), multi_label, direct))
 
 
-@pytest.mark.parametrize("kind", list(Loss))
+def masks_loss(logits, masks):
+    return from_share(scores.loss(Loss.dice_bce, share_of(logits), share_of(masks), direct))
+
+
+def test_the_loss_of_masks_equals_the_baseline_times_the_images(two):
+    """More pixels than are handled together, so that images are handled one by one."""
+    logits, masks = torch.randn(2, 96 * 96) * 2, (torch.rand(2, 96 * 96) < 0.2).double()
+    expected = loss_function(TaskSettings(loss=Loss.dice_bce))(logits, masks).item() * 2
+    assert two.run(masks_loss, logits, masks).item() == pytest.approx(expected, rel=0.002)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Loss if kind is not Loss.dice_bce])
 def test_losses_equal_the_baseline_times_the_images(two, kind):
     logits, labels = _two_classes(40, 1.0, 1.0)
     value = two.run(loss, logits, F.one_hot(labels, 2).double(), kind=kind)
