@@ -1,10 +1,12 @@
 """From DICOM files to DICOM reports: each owner's own, in its own folder."""
 
+import pytest
 from pydicom import dcmread
 
 from tests.system.command import TINY, mpc_imaging
 
 
+@pytest.mark.slow  # tests/system/test_hospital.py has these reports on real images
 def test_owners_get_reports_on_their_own_images(tmp_path):
     run = mpc_imaging(*TINY, "data.dicom_results=true", cwd=tmp_path)
     assert run.code == 0, run.output

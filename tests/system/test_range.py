@@ -52,7 +52,8 @@ def test_without_the_check_nothing_is_opened_for_it(tmp_path):
     assert "range_ok" not in [value for _, value in run.events("hospital_a")]
 
 
-@pytest.mark.parametrize("protocol", ["fss", pytest.param("beaver", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the next one looks at the steps too, until one is out of range
+@pytest.mark.parametrize("protocol", ["fss", "beaver"])
 def test_training_that_stays_in_range_opens_one_bit_for_each_step(tmp_path, protocol):
     run = mpc_imaging(*TRAIN, f"protocol.name={protocol}", LAYERS, cwd=tmp_path)
     assert run.code == 0, run.output

@@ -141,6 +141,7 @@ def test_predictions_without_scores_and_public_weights(tmp_path):
     assert run.metrics["secure"]["auc"] is None
 
 
+@pytest.mark.slow  # CrypTen as it comes, of which tests/benchmarks and tests/engine have the rest
 def test_insecure_simulation_is_marked(tmp_path):
     run = _ok(mpc_imaging(*TINY, "protocol=insecure_simulation", "model.weights.source=pretrain", cwd=tmp_path))
     assert run.metrics["insecure"] is True and run.metrics["fidelity"]["agreeing"] == 12

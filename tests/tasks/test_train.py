@@ -79,7 +79,9 @@ def test_checkpoints_hold_all_that_training_changes(flat, case):
         assert tensors["loss"].shape == ()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case == "momentum" else []) for case in CASES]
+)
 def test_what_is_left_to_do_counts_as_if_it_was_run(flat, case):
     """From each checkpoint: in an epoch, and at its end, when nothing of it is opened yet."""
     settings, kept = compose_settings([*TRAIN, *CASES[case]]), Kept(1)
