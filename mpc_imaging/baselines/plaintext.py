@@ -23,7 +23,7 @@ from mpc_imaging.report.metrics import output_metrics
 from mpc_imaging.settings import Settings, TaskKind, TaskSettings
 
 if TYPE_CHECKING:
-    from mpc_imaging.data.loading import Split
+    from mpc_imaging.data import Split
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ A party calls `load_party` for the images it owns; a model owner that trains in 
 """
 
 from mpc_imaging.data.dicom import ImageError, Reason, directory_files, open_picture, read_dicom
-from mpc_imaging.data.loading import Split, load_party, load_whole_split
+from mpc_imaging.data.loading import load_party, load_whole_split
 from mpc_imaging.data.manifest import read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.series import read_volumes
+from mpc_imaging.data.splits import Split
 from mpc_imaging.data.windows import Window
 
 __all__ = [

@@ -14,9 +14,10 @@ import torch
 from mpc_imaging.data.dicom import ImageError, Picture, open_picture
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize
-from mpc_imaging.data.loading import Split, _own_rows, _report, _source
+from mpc_imaging.data.loading import find_rows, own_rows
 from mpc_imaging.data.row_images import window_of
 from mpc_imaging.data.rows import Refused, Row
+from mpc_imaging.data.splits import Split, report
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import DataSettings, Settings
 
@@ -102,7 +103,7 @@ class Cine:
     def _refuse(self, file: CineFile, reason: str) -> None:
         refused = Refused(file.row.number, file.row.file, reason)
         self._names.write([], [refused])
-        _report([self._names.refusal(refused)], self._data.invalid)
+        report([self._names.refusal(refused)], self._data.invalid)
 
 
 def open_cine(settings: Settings, party: str, folder: Path, record: Callable[..., None] | None = None) -> Cine:
@@ -116,11 +117,11 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
             file is left.
     """
     data, split, owners = settings.data, settings.task.split, settings.data_owners()
-    source = _source(data, party, owners, folder, not settings.needs_labels())
+    source = find_rows(data, party, owners, folder, not settings.needs_labels())
     if data.require_consent and record is not None:
         record("consent", purpose=data.purpose, left_out=source.withheld)
     rejected, files = list(source.rejected), []
-    for row in _own_rows(source, owners, [split]):
+    for row in own_rows(source, owners, [split]):
         path = source.path / row.file
         try:
             with open_picture(path) as picture:
@@ -128,7 +129,7 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
         except ImageError as error:
             rejected.append(Refused(row.number, row.file, str(error)))
     source.names.write([file.row for file in files], rejected)
-    _report([source.names.refusal(each) for each in rejected], data.invalid)
+    report([source.names.refusal(each) for each in rejected], data.invalid)
     if not files:
         raise DataError([f"{party} holds no usable file of {split}: see its log, or add files"])
     cine = Cine(data, files, source.names)

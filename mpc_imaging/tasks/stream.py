@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mpc_imaging.data.loading import Split
+from mpc_imaging.data import Split
 from mpc_imaging.report.metrics import UNKNOWN_LABEL
 from mpc_imaging.report.predictions import write_predictions
 from mpc_imaging.tasks.compute import forward

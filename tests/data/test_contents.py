@@ -9,8 +9,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from mpc_imaging.data import load_party
-from mpc_imaging.data.loading import Split
+from mpc_imaging.data import Split, load_party
 from mpc_imaging.settings import AugmentSettings, DataKind, DataSettings, Frames, PartitionKind, PartitionSettings
 from tests.data.builders import dicom_settings, make_dicom, random_pixels, settings_for, write_manifest
 

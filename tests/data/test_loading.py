@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_imaging.data import load_party, load_whole_split, loading, row_images
+from mpc_imaging.data import Split, load_party, load_whole_split, row_images
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.settings import (
     DataKind,
@@ -39,7 +39,7 @@ from tests.data.builders import (
 BOTH = ("hospital_a", "hospital_b")
 
 
-def load_both(data: DataSettings, folder: Path, splits: tuple[str, ...] = ("test",)) -> list[dict[str, loading.Split]]:
+def load_both(data: DataSettings, folder: Path, splits: tuple[str, ...] = ("test",)) -> list[dict[str, Split]]:
     return [load_party(settings_for(data), name, folder / name, splits) for name in BOTH]
 
 
@@ -225,7 +225,7 @@ def test_frames_of_one_file_are_images_of_one_patient(tmp_path: Path) -> None:
 
 
 def test_splits_show_no_pixels() -> None:
-    split = loading.Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), ["a", "b"])
+    split = Split(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), ["a", "b"])
     assert repr(split) == "Split(images=(2, 1, 4, 4))"
 
 

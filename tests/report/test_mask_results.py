@@ -11,8 +11,8 @@ import pydicom
 import pytest
 import torch
 
+from mpc_imaging.data import Split
 from mpc_imaging.data.images import resize_masks, restore_masks
-from mpc_imaging.data.loading import Split
 from mpc_imaging.data.segmentations import MaskReader
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.report.mask_results import MaskRow, write_masks
