@@ -110,9 +110,9 @@ def missing(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
     """Reasons of ``metrics``, each with the names of the metrics it concerns."""
     reasons: dict[str, list[str]] = {}
     for key, reason in metrics["reasons"].items():
-        known = {**wording.METRIC_NAMES, **wording.FIDELITY_NAMES, **wording.metric_names(metrics)}
-        if "dice" in metrics and key not in known:
+        names = wording.metric_names(metrics)
+        if key in (*wording.METRIC_NAMES, "confusion") and key not in names and names is not wording.METRIC_NAMES:
             continue  # what masks never have
-        name = known.get(key) or key.replace("_", " ").capitalize()
+        name = names.get(key) or wording.FIDELITY_NAMES.get(key) or key.replace("_", " ").capitalize()
         reasons.setdefault(reason, []).append(name)
     return reasons

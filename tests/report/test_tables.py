@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mpc_imaging.report.joint import joint_metrics
-from mpc_imaging.report.tables import summary_table, sweep_table
+from mpc_imaging.report.tables import missing, summary_table, sweep_table
 from mpc_imaging.settings import ProtocolName
 
 
@@ -56,3 +56,8 @@ def test_a_sweep_shows_every_point_and_why_one_failed(points):
 def test_a_sweep_without_failures_says_nothing_of_them(points):
     assert "failed" not in shown(sweep_table([*points[:1], points[0] | {"overrides": []}]))
     assert "(no overrides)" in shown(sweep_table([points[0] | {"overrides": []}]))
+
+
+def test_masks_do_not_lack_what_they_never_have():
+    metrics = {"dice": 0.5, "reasons": {"auc": "why", "confusion": "why", "hausdorff": "nothing marked"}}
+    assert missing(metrics) == {"nothing marked": ["Hausdorff distance, pixels"]}
