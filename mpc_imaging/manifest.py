@@ -272,7 +272,9 @@ def _next_command(folder: Path, rows: Sequence[dict[str, str]], volumes: bool) -
     """
     labels = sorted({row["label"] for row in rows} - {""})
     path = shlex.quote(f"data.path={_hydra(str(folder))}")
-    names = shlex.quote(f"data.class_names=[{','.join(map(_hydra, labels)) or 'CLASS,CLASS'}]")
+    # Two classes or more: who drafts from images of one alone knows what the other is called.
+    classes = [*map(_hydra, labels), "CLASS", "CLASS"][: max(2, len(labels))]
+    names = shlex.quote(f"data.class_names=[{','.join(classes)}]")
     words = ["python -m mpc_imaging data=dicom", path, names]
     words += ["model=slices", "data.slices=16"] if volumes else []
     trains = labels and any(row["split"] == "train" for row in rows)

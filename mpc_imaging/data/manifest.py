@@ -63,8 +63,8 @@ def read_manifest(
     problems: dict[str, list[int]] = defaultdict(list)
     rejected: list[Refused] = []
     rows: list[Row] = []
-    first_row: dict[Path, int] = {}
-    first_below: dict[Path, int] = {}
+    first_row: dict[Path | None, int] = {}
+    first_below: dict[Path | None, int] = {}
     withheld: set[Path] = set()
     root = folder.resolve()
     for number, cells in lines:
@@ -84,7 +84,7 @@ def read_manifest(
             rejected.append(Refused(number, cells["file"], "it has no mask" if masks else NO_LABEL))
         elif path in first_row:
             rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
-        elif other := first_row.get(path.parent) or first_below.get(path):
+        elif other := first_row.get(_above(path)) or first_below.get(path):
             rejected.append(Refused(number, cells["file"], f"row {other} has files of it, or its folder"))
         elif not wrong and label is not None:
             mask = cells["mask"] if masks else ""
@@ -92,7 +92,7 @@ def read_manifest(
             rows.append(Row(number, cells["split"], label, cells["patient"], site, cells["file"], mask=mask))
         if path not in withheld:
             first_row.setdefault(path, number)
-            first_below.setdefault(path.parent, number)
+            first_below.setdefault(_above(path), number)
 
     found = [f"{name_rows(numbers)}: {problem}" for problem, numbers in problems.items()] + _leaks(rows)
     if found:
@@ -104,15 +104,20 @@ def read_manifest(
 
 def _with_consent(root: Path, rows: Sequence[Row], rejected: list[Refused], withheld: set[Path]) -> Manifest:
     """Without the rows of withheld files, of folders that have one, and of files in withheld folders."""
-    above = {path.parent for path in withheld}
+    above = {_above(path) for path in withheld} - {None}
     kept, left_out = [], set(withheld)
     for row in rows:
         path = (root / row.file).resolve()
-        if path in withheld or path.parent in withheld or path in above:
+        if path in withheld or _above(path) in withheld or path in above:
             left_out.add(path)
         else:
             kept.append(row)
     return Manifest(kept, rejected, len(left_out))
+
+
+def _above(path: Path) -> Path | None:
+    """The folder whose volume a file belongs to; None for a folder: a volume takes the files in it, not those below."""
+    return None if path.is_dir() else path.parent
 
 
 def name_rows(numbers: Sequence[int]) -> str:

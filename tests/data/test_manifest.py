@@ -203,3 +203,14 @@ def test_consent_holds_for_a_folder_and_its_files(tmp_path: Path, refused: str, 
     write_manifest(tmp_path, rows)
     found, rejected, withheld = read_manifest(tmp_path, NAMES, purpose="research")
     assert [row.file for row in found] == ["b"] and withheld == 2 and not rejected
+
+
+def test_a_series_folder_may_lie_in_that_of_another(tmp_path: Path) -> None:
+    rows = some_rows(3)
+    for row, file in zip(rows, ["a", "a/b", "a/1.dcm"], strict=True):
+        row["file"] = file
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write_manifest(tmp_path, rows)
+    found, rejected, _ = read_manifest(tmp_path, NAMES)
+    assert [row.file for row in found] == ["a", "a/b"]
+    assert [row.reason for row in rejected] == ["row 2 has files of it, or its folder"]
