@@ -51,7 +51,7 @@ def read_manifest(
 
     With ``multi_label`` an empty label means that the image shows none of the classes. With a ``purpose``, images are
     left out whose patients did not consent to it, and those of which another row says so. With ``masks`` each row
-    names a file with its mask, and has the label 0. ``unlabelled``: rows without a label can be used.
+    names a file with its mask, and has the label 0. ``unlabelled``: rows without a label or mask can be used.
 
     Whether the files can be read is not asked here, so that a file that one owner lacks changes nothing for the others.
 
@@ -59,6 +59,8 @@ def read_manifest(
         DataError: the manifest is missing, or says something that cannot be meant; every problem is listed at once.
     """
     needed, labelled = (WITH_MASKS, "mask") if masks else (REQUIRED, "label")
+    if masks and unlabelled:
+        needed = [column for column in needed if column != "mask"]
     lines = _read_lines(folder, (*needed, *CONSENT) if purpose is not None else needed)
     problems: dict[str, list[int]] = defaultdict(list)
     rejected: list[Refused] = []
@@ -71,8 +73,9 @@ def read_manifest(
         wrong = _problems(cells)
         label = 0 if masks else _class_of(cells["label"], class_names, multi_label, wrong)
         path = (root / cells["file"]).resolve()
-        for column in ("file", "mask") if masks else ("file",):
-            if not (root / cells[column]).resolve().is_relative_to(root):
+        mask = cells.get("mask", "") if masks else ""
+        for column, cell in {"file": cells["file"], "mask": mask}.items():
+            if not (root / cell).resolve().is_relative_to(root):
                 wrong.append(f"{column} is outside the folder of the manifest: write a path below it")
         if purpose is not None and not _consented(cells, purpose, wrong):
             withheld.add(path)
@@ -80,14 +83,13 @@ def read_manifest(
             problems[problem].append(number)
         if path in withheld:
             pass
-        elif not cells[labelled] and not multi_label and (masks or not unlabelled):
+        elif not unlabelled and not multi_label and not cells[labelled]:
             rejected.append(Refused(number, cells["file"], "it has no mask" if masks else NO_LABEL))
         elif path in first_row:
             rejected.append(Refused(number, cells["file"], f"the same file is in row {first_row[path]}"))
         elif other := first_row.get(_above(path)) or first_below.get(path):
             rejected.append(Refused(number, cells["file"], f"row {other} has files of it, or its folder"))
         elif not wrong and label is not None:
-            mask = cells["mask"] if masks else ""
             site = cells.get("site", "")
             rows.append(Row(number, cells["split"], label, cells["patient"], site, cells["file"], mask=mask))
         if path not in withheld:

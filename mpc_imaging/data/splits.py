@@ -19,7 +19,7 @@ from mpc_imaging.data.images import normalise, resize, resize_masks
 from mpc_imaging.data.manifest import NO_LABEL
 from mpc_imaging.data.refusals import ImageError
 from mpc_imaging.data.row_images import Source, read_row
-from mpc_imaging.data.rows import Refused, Row
+from mpc_imaging.data.rows import UNLABELLED, Refused, Row
 from mpc_imaging.data.segmentations import MaskReader
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS, DataKind, DataSettings, Invalid
@@ -147,8 +147,7 @@ def _read_files(source: RowSource, rows: dict[str, list[Row]]) -> dict[str, Pixe
                 rejected.append(Refused(row.number, row.file, str(error)))
                 continue
             try:
-                numbers = [number for _, number in places] if data.masks else []
-                marked = reader.read(source.path / row.mask, path, numbers) if data.masks else None
+                marked = reader.read(source.path / row.mask, path, [k for _, k in places]) if row.mask else None
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, f"its mask: {error}"))
                 continue
@@ -162,12 +161,20 @@ def _read_files(source: RowSource, rows: dict[str, list[Row]]) -> dict[str, Pixe
             name = source.names.of(row)
             ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
             sources += places
-            masks += [] if marked is None else [resize_masks(torch.from_numpy(marked), data.image_size)]
+            if data.masks:
+                masks.append(_masks(marked, len(frames), data.image_size))
         loaded[split] = Pixels(images, used, ids, sources, masks, contents, flaws)
     reader.close()
     source.names.write([row for part in loaded.values() for row in part.rows], rejected)
     report([source.names.refusal(each) for each in rejected], data.invalid)
     return loaded
+
+
+def _masks(marked: np.ndarray | None, count: int, size: int) -> torch.Tensor:
+    """So many masks (n, size, size) of 0 and 1, or of `UNLABELLED` where there are none."""
+    if marked is None:
+        return torch.full((count, size, size), UNLABELLED, dtype=torch.int8)
+    return resize_masks(torch.from_numpy(marked), size)
 
 
 def report(rejected: Sequence[str], invalid: Invalid) -> None:

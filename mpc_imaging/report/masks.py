@@ -19,13 +19,13 @@ MASKS = "masks.npz"
 def write_masks(
     folder: Path, ids: Sequence[str], labels: npt.ArrayLike, masks: npt.ArrayLike, logits: npt.ArrayLike | None
 ) -> None:
-    """Write masks.npz: ``ids`` (N,), ``labels`` and ``masks`` uint8 (N, H, W) of 0 and 1, ``logits`` if revealed.
+    """Write masks.npz: ``ids`` (N,), ``labels`` int8 and ``masks`` uint8 (N, H, W) of 0 and 1, ``logits`` if revealed.
 
-    labels: the true masks; logits: float32 (N, H, W) of each pixel.
+    labels: the true masks, of -1 where there is none; logits: float32 (N, H, W) of each pixel.
     """
     arrays = {
         "ids": np.asarray(ids, dtype=np.str_),
-        "labels": np.asarray(labels, dtype=np.uint8),
+        "labels": np.asarray(labels, dtype=np.int8),
         "masks": np.asarray(masks, dtype=np.uint8),
     }
     if logits is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_imaging.report import mask_metrics as single
-from mpc_imaging.report.metrics import METRICS, label_counts, metrics_from_label_counts
+from mpc_imaging.report.metrics import METRICS, UNKNOWN_LABEL, label_counts, metrics_from_label_counts
 
 # Of a run with masks, in the order of tables. The first two are of all pixels of all images together.
 OVERLAP_METRICS = ("dice", "iou", "mean_dice", "mean_iou", "hausdorff", "hausdorff95")
@@ -23,6 +23,7 @@ ONLY_OVERLAP = "needs the masks of single images; only counts of pixels were rev
 SINGLE = {"mean_dice": "dice", "mean_iou": "iou", "hausdorff": "hausdorff", "hausdorff95": "hausdorff95"}
 NO_DISTANCE = "no image has something marked in both of its masks"
 NO_AUC = "masks are compared pixel by pixel"
+UNKNOWN = "no image has a known mask"
 EMPTY = "neither masks nor predictions have a pixel of the structure"
 
 
@@ -45,8 +46,17 @@ def metrics_from_overlap(counts: Sequence[int], pixels: int) -> dict[str, Any]:
 
 
 def mask_metrics(masks: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, Any]:
-    """Metrics of masks (N, H, W) of 0 and 1 against the true ones, with those of single images."""
+    """Metrics of masks (N, H, W) of 0 and 1 against the true ones, with those of single images.
+
+    Images whose true mask is unknown, -1, are left out, which ``reasons["labels"]`` then says.
+    """
     predicted, truth = np.asarray(masks), np.asarray(labels)
+    known = (truth != UNKNOWN_LABEL).all(axis=(1, 2))
+    if not known.all():
+        result = mask_metrics(predicted[known], truth[known]) if known.any() else undefined_overlap(UNKNOWN)
+        left_out = f"{int((~known).sum())} of {len(known)} images left out: mask unknown"
+        result["reasons"]["labels"] = "; ".join(filter(None, [left_out, result["reasons"].get("labels")]))
+        return result
     counts = label_counts(truth.reshape(-1, 1), predicted.reshape(-1, 1))[0]
     result = metrics_from_overlap(counts.tolist(), truth.size)
     means = single.mask_metrics(single.mask_scores(predicted, truth))

@@ -214,3 +214,11 @@ def test_a_series_folder_may_lie_in_that_of_another(tmp_path: Path) -> None:
     found, rejected, _ = read_manifest(tmp_path, NAMES)
     assert [row.file for row in found] == ["a", "a/b"]
     assert [row.reason for row in rejected] == ["row 2 has files of it, or its folder"]
+
+
+def test_images_to_be_marked_need_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,patient,split\na.dcm,p1,test\n")
+    (row,) = read_manifest(tmp_path, NAMES, masks=True, unlabelled=True).rows
+    assert (row.mask, row.label) == ("", 0)
+    with pytest.raises(DataError, match="no column 'mask'"):
+        read_manifest(tmp_path, NAMES, masks=True)

@@ -97,3 +97,16 @@ def test_fidelity_counts_pixels():
     assert (close["agreeing"], close["images"], close["unit"]) == (6, 8, "pixels")
     assert close["max_logit_error"] == close["mean_logit_error"] == 0.25
     assert overlap_fidelity(SEEN, TRUE, None)["reasons"]["max_logit_error"] == "only masks were revealed"
+
+
+def test_images_without_a_true_mask_are_left_out():
+    truth = np.concatenate([TRUE, np.full((1, 2, 2), -1)])
+    metrics = mask_metrics(np.concatenate([SEEN, SEEN[:1]]), truth)
+    assert metrics["dice"] == pytest.approx(2 / 3) and "1 of 3 images left out" in metrics["reasons"]["labels"]
+    none = mask_metrics(SEEN, np.full((2, 2, 2), -1))
+    assert none["dice"] is None and none["reasons"]["dice"] == "no image has a known mask"
+
+
+def test_unknown_masks_are_written_and_read(tmp_path):
+    write_masks(tmp_path, ["a", "b"], np.full((2, 2, 2), -1), SEEN, None)
+    assert (read_masks(tmp_path, NAMES).labels == -1).all()
