@@ -199,6 +199,8 @@ def volumes(settings: Settings, party: str | None) -> Iterator[Problem]:
         yield Problem("data.slices", "this model takes volumes; write how many slices, like 16, or model=small_cnn")
     if data.slices is None:
         return
+    if data.kind is DataKind.arrays:
+        yield Problem("data.slices", "arrays hold images, not volumes; write null, or data=dicom or medmnist")
     made_for = model.kwargs.get("slices")
     if model._target_ == MULTIPLE_INSTANCE and made_for != data.slices:
         what = f"the model takes {made_for} slices, data.slices is {data.slices}"

@@ -55,3 +55,7 @@ def test_the_group_of_nuclei() -> None:
     data = compose_settings(["data=nuclei", "data.path=/file.npz"]).data
     assert data.kind is DataKind.arrays and data.masks and data.class_names[data.positive_class] == "nucleus"
     assert (data.arrays.train, data.arrays.val, data.arrays.test) == (0.7, 0.1, 0.2)
+
+
+def test_arrays_hold_no_volumes() -> None:
+    assert any("arrays hold images, not volumes" in problem for problem in problems(ARRAYS | {"data.slices": 8}))

@@ -13,7 +13,7 @@ import torch
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
-from mpc_imaging.parties.session import Session
+from mpc_imaging.parties.session import PATIENT_S, Session
 from mpc_imaging.settings import StreamSettings
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ class SessionFeed(Feed):
             if me != leader:
                 mesh.send_json(leader, numbers)
         else:
-            # Twice as long as the owner waits for itself: it says best what is wrong.
-            sender = owner if me == leader else leader
-            numbers = self._checked(owner, mesh.receive_json(sender, wait_s=2 * self._limit_s))
+            # Twice as long as the owner waits for itself: it says best what is wrong. Others wait for the leader, which
+            # may be computing, and tells them if it gives up.
+            sender, wait_s = (owner, 2 * self._limit_s) if me == leader else (leader, PATIENT_S)
+            numbers = self._checked(owner, mesh.receive_json(sender, wait_s=wait_s))
         if me == leader:
             for peer in self._listeners(owner):
                 mesh.send_json(peer, numbers)

@@ -280,24 +280,33 @@ class Job:
             self._write(split, "logits", opened.float(), (opened > 0).long() if several else opened.argmax(1))
 
     def open_rows(
-        self, logits: torch.Tensor | None, total: int, spans: Mapping[str, slice], counted: bool = False
+        self,
+        logits: torch.Tensor | None,
+        total: int,
+        spans: Mapping[str, slice],
+        counted: bool = False,
+        compared: bool | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Open logits and predictions of the first ``total`` rows, of the owners in ``spans``, as the policy says.
 
         logits: shares (N, K), with as many rows or more, or None. Returns what this party may see of both, or None, and
         shares of all rows' predictions (see `counts`): None unless they were needed, or are to be ``counted``.
+        compared: whether predictions are found on shares, if not as these rows need it (see `compares`).
         """
-        with_logits, with_predictions = (
-            allowed_rows(self.settings, value, spans, total) for value in ("logits", "predictions")
-        )
         opened = self.open("logits", None if logits is None else logits[:total], (total, self.classes), spans)
-        # Whoever gets the logits of a row has its prediction; only other rows are worth the comparisons.
-        individually = any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
+        individually = self.compares(total, spans) if compared is None else compared
         onehot = self._predicted(logits) if individually or counted else None
         predicted = None
         if individually:
             predicted = self._open_predictions(None if onehot is None else onehot[:total], total, spans)
         return opened, predicted, onehot
+
+    def compares(self, total: int, spans: Mapping[str, slice]) -> bool:
+        """Whether predictions are found on shares: whoever gets the logits of a row has its prediction without that."""
+        with_logits, with_predictions = (
+            allowed_rows(self.settings, value, spans, total) for value in ("logits", "predictions")
+        )
+        return any(not _covers(with_logits.get(party), rows) for party, rows in with_predictions.items())
 
     def open_weights(self, shapes: Mapping[str, torch.Size], shares: Mapping[str, torch.Tensor] | None) -> None:
         """Open trained weights to those whom the policy names, and write them there (weights.safetensors)."""

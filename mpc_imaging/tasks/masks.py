@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,9 +51,11 @@ def predicted_masks(job: Job, logits: torch.Tensor | None) -> torch.Tensor | Non
     if logits is None:
         return None
     flat = logits.flatten(1, 2)
-    size = max(1, CHUNK // flat[0].numel())
-    parts = [job.segment(("masks", rows.stop - rows.start), _above, flat[rows]) for rows in batches(len(flat), size)]
-    return torch.cat(parts)
+    return torch.cat([job.segment(("masks", rows.stop - rows.start), _above, flat[rows]) for rows in _chunks(flat)])
+
+
+def _chunks(masks: torch.Tensor) -> Iterator[slice]:
+    return batches(len(masks), max(1, CHUNK // masks[0].numel()))
 
 
 def _above(logits: torch.Tensor) -> torch.Tensor:
@@ -70,9 +73,16 @@ def open_overlap(
 
     predicted: as `predicted_masks`; labels: share (N, H, W) of the true masks; None where nothing is computed.
     """
-    counts = None if predicted is None else label_counts(predicted.reshape(-1, 1), labels.reshape(-1, 1))
+    counts = None if predicted is None else sum(_counts(job, predicted, labels))
     opened = job.open("metrics", counts, (1, 3))
     if opened is None:
         return None
     height, width = label_shape(job.settings)
     return metrics_from_overlap(opened.round().long().flatten().tolist(), job.catalogue.total(split) * height * width)
+
+
+def _counts(job: Job, predicted: torch.Tensor, labels: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Of a few images each, so that no product is as large as all of them."""
+    for rows in _chunks(predicted):
+        key = ("overlap", rows.stop - rows.start)
+        yield job.segment(key, label_counts, predicted[rows].reshape(-1, 1), labels[rows].reshape(-1, 1))

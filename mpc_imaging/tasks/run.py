@@ -70,7 +70,7 @@ def needed_splits(settings: Settings) -> list[str]:
     """Splits whose images the owners need."""
     if settings.task.kind is not TaskKind.train:
         return [settings.task.split]
-    shown = any(settings.recipients(value) for value in ("metrics", "auc"))
+    shown = any(settings.recipients(value) for value in ("metrics", "auc") if value in settings.produced())
     chosen = settings.task.early_stopping.metric is not StopMetric.none
     validate = chosen or (settings.task.evaluate_each_epoch and shown)
     return list(dict.fromkeys(["train", *(["val"] if validate else []), settings.task.split]))

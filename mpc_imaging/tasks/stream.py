@@ -100,7 +100,10 @@ def _step(job: Job, model: Any, step: Step) -> tuple[torch.Tensor | None, torch.
     logits = None
     if model is not None:
         logits = forward(model, images, len(images), lambda rows: None, once)
-    return job.open_rows(logits, count, {step.owner: slice(0, count)})[:2]
+    # As the policy has it for all owners, not for this one: every step demands the same, in whatever order they come.
+    split = job.settings.task.split
+    compared = job.compares(job.catalogue.total(split), job.catalogue.spans(split))
+    return job.open_rows(logits, count, {step.owner: slice(0, count)}, compared=compared)[:2]
 
 
 def _write(job: Job, results: _Results) -> None:
@@ -125,5 +128,10 @@ def _write(job: Job, results: _Results) -> None:
     mine = [row for row, (owner, _) in enumerate(frames) if owner == me]
     if settings.data.dicom_results and mine:
         numbers = [frames[row][1] for row in mine]
-        part = Split(own.images, own.labels[numbers], [own.ids[n] for n in numbers], [own.sources[n] for n in numbers])
+        part = Split(
+            own.images,
+            own.labels[numbers],
+            [own.ids[n] for n in numbers],
+            [own.sources[n] for n in numbers] if own.sources else [],
+        )
         write_own(job, part, slice(0, len(mine)), None if logits is None else logits[mine], predicted[mine])

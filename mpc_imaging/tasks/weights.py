@@ -36,13 +36,14 @@ def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int]
     """The model owner's module: weights from its file, or trained in plaintext on its own train split.
 
     folder: the owner's run folder, which gets `pretrained_file`. progress: called with (epoch, epochs).
-    Raises `ModelError` for a file of weights that does not fit, `DataError` for images that cannot be used.
+    Raises `ModelError` for a file of weights or a model that does not fit, `DataError` for images that cannot be used.
     """
     module = build(settings.model, settings.seed)
     source = settings.model.weights.source
     if source is WeightsSource.file:
         set_weights(module, load_weights(settings.model.weights.path))
     elif source is WeightsSource.pretrain:
+        prepared_module(settings, module)  # so that a model of the wrong shape is told before it is trained
         split = features_of(settings, load_whole_split(settings, folder, "train", settings.model_owner()))
         plan = settings.model.pretrain
         task = TaskSettings(

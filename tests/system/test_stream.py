@@ -32,7 +32,7 @@ def _rows(run, party):
 
 
 def test_each_owner_gets_the_outputs_of_its_own_frames(tmp_path):
-    run = mpc_imaging(*SMALL, _folders(tmp_path), cwd=tmp_path)
+    run = mpc_imaging(*SMALL, _folders(tmp_path), "data.dicom_results=true", cwd=tmp_path)
     assert run.code == 0, run.output
     assert "Stream: 11 frames" in run.output
     metrics = run.metrics
@@ -49,10 +49,22 @@ def test_each_owner_gets_the_outputs_of_its_own_frames(tmp_path):
         events = run.events(party)
         assert events.count(("reveal", "logits")) == 11 and events.count(("input", "images test")) == 2
         assert len(run.result(party)["stream"]["latency_s"]) == count
+        # These headers allow no report, which is said of each frame.
+        assert len((run.folder / "parties" / party / "results" / "results.csv").read_text().splitlines()) == 1 + count
     (entry,) = [e for e in ledger.read(run.folder / "parties/hospital_a/ledger.jsonl") if e["event"] == "stream"]
     assert entry["frames"] == COUNTS and set(entry["dropped"].values()) == {0}
     for path in run.folder.rglob("*"):
-        assert not path.is_file() or PATIENT.encode() not in path.read_bytes(), path
+        assert not path.is_file() or "results" in path.parts or PATIENT.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_policy_that_is_not_the_same_for_all_owners(tmp_path):
+    """Of one's own frames hospital_a gets logits, hospital_b predictions alone: steps demand the same all the same."""
+    policy = "policy.reveal={logits: [hospital_a], predictions: [image_owner]}"
+    run = mpc_imaging(*SMALL, _folders(tmp_path), policy, cwd=tmp_path)
+    assert run.code == 0, run.output
+    assert run.metrics["fidelity"]["agreeing"] == 11
+    assert not any(row["score_positive"] for row in _rows(run, "hospital_b"))
 
 
 LIVE = {"hospital_a": 40, "hospital_b": 40}

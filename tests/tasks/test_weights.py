@@ -138,11 +138,13 @@ def test_pretraining_leaves_its_weights_and_tells_its_progress(logistic, tmp_pat
     assert not _equal(dict(trained.state_dict()), dict(module.state_dict()))
 
 
-def test_a_model_for_other_classes_is_refused(logistic):
+def test_a_model_for_other_classes_is_refused(logistic, tmp_path):
     parties, _ = logistic("two")
     parties.settings.data.class_names = ["one", "two", "three"]
     with pytest.raises(ModelError, match=r"the model gives \(2,\) for an image, not a score for each"):
         weights.prepared_module(parties.settings)
+    with pytest.raises(ModelError, match="the model gives"):
+        weights.owner_module(parties.settings, tmp_path)  # before anything is read or trained
 
 
 # Share files
