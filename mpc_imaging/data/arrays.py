@@ -4,45 +4,28 @@ It holds ``images``, uint8 or uint16 (N, H, W) or (N, H, W, 3), and ``labels``: 
 data.multi_label (N, K) of 0 and 1, with data.masks integers or booleans (N, H, W), masks or instance maps, of which
 anything above 0 is the structure. Optional: ``split``, text (N,) of train, val and test, and ``patient``, (N,) text or
 integers; without, every image counts as a patient of its own, and data.arrays says how patients are divided.
-Other arrays are left alone. Nothing is unpickled; what a header claims is compared with what the file holds, and with
-limits, before memory is taken, and only the images that are asked for are kept.
+Other arrays are left alone, and only the images that are asked for are kept.
 """
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 
 from mpc_imaging.data.images import match_channels, resize, resize_masks
-from mpc_imaging.data.limits import MAX_ARRAY_ROWS, MAX_COLUMN_BYTES, MAX_SAMPLES
+from mpc_imaging.data.limits import MAX_COLUMN_BYTES
 from mpc_imaging.data.medmnist import label_problem, rows_problem
+from mpc_imaging.data.npz import Archive, Header, open_npz
 from mpc_imaging.data.rows import Row, shuffle_key
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import SPLITS, ArraySettings, DataSettings
 
 IMAGES, LABELS, SPLIT, PATIENT = "images", "labels", "split", "patient"
-_CHUNK_SAMPLES = 2**22  # so many pixels are handed on together
-_DAMAGED = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-@dataclass(frozen=True)
-class _Array:
-    """What the header of one array claims. ``fortran``: its first index runs fastest."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran: bool
 
 
 def read_rows(path: Path, data: DataSettings) -> list[Row]:
@@ -52,26 +35,26 @@ def read_rows(path: Path, data: DataSettings) -> list[Row]:
         DataError: no such file, or arrays that are not as they should be; every problem is listed.
     """
     with _open(path) as archive:
-        names = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
+        names = archive.names
         missing = [f"{path}: there is no array {name!r} in it" for name in (IMAGES, LABELS) if name not in names]
         if missing:
             hint = "save it with numpy.savez_compressed(path, images=..., labels=...)"
             raise DataError([*missing[:-1], f"{missing[-1]}: {hint}"])
-        images, labels = _header(archive, path, IMAGES), _header(archive, path, LABELS)
+        images, labels = _header(archive, IMAGES), _header(archive, LABELS)
         problems = [f"{path}, {IMAGES}: {text}" for text in _picture_problems(images)]
-        count = images.shape[0] if images.shape else 0
+        count = images.shape[0]
         values: Sequence[int | tuple[int, ...]] = [0] * count
         if data.masks:
             problems += [f"{path}, {LABELS}: {text}" for text in _mask_problems(labels, images)]
         elif not problems:
-            column = _column(archive, path, LABELS, count)
+            column = _column(archive, LABELS, count)
             problem = (rows_problem if data.multi_label else label_problem)(column, len(data.class_names))
             problems += [f"{path}, {LABELS}: {problem}"] if problem else []
             values = list(map(tuple, column.tolist())) if data.multi_label else column.reshape(-1).tolist()
         if problems:
             raise DataError(problems)
-        patients = _texts(archive, path, PATIENT, count) if PATIENT in names else list(map(str, range(count)))
-        splits = _texts(archive, path, SPLIT, count) if SPLIT in names else _dealt(patients, data.arrays)
+        patients = _texts(archive, PATIENT, count) if PATIENT in names else list(map(str, range(count)))
+        splits = _texts(archive, SPLIT, count) if SPLIT in names else _dealt(patients, data.arrays)
     _check_splits(path, splits, patients)
     return [
         Row(number, split, label, patient)
@@ -105,14 +88,14 @@ def read_images(path: Path, index: Sequence[int], channels: int) -> Iterator[np.
     Raises:
         DataError: the images cannot be read.
     """
-    for own in _chosen(path, IMAGES, index):
+    for own in _rows(path, IMAGES, index):
         shown = own[:, np.newaxis] if own.ndim == 3 else np.moveaxis(own, -1, 1)
         yield match_channels(shown.astype(np.float32) / np.iinfo(own.dtype).max, channels)
 
 
 def read_masks(path: Path, index: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the masks ``index``, which ascends: bool (n, H, W), a few at a time. Raises as `read_images`."""
-    for own in _chosen(path, LABELS, index):
+    for own in _rows(path, LABELS, index):
         yield own > 0
 
 
@@ -145,7 +128,7 @@ def _check_splits(path: Path, splits: Sequence[str], patients: Sequence[str]) ->
         raise DataError(problems)
 
 
-def _picture_problems(images: _Array) -> list[str]:
+def _picture_problems(images: Header) -> list[str]:
     shape = images.shape
     pictures = len(shape) == 3 or (len(shape) == 4 and shape[-1] == 3)
     if not pictures or images.dtype not in (np.uint8, np.uint16):
@@ -154,102 +137,45 @@ def _picture_problems(images: _Array) -> list[str]:
     return []
 
 
-def _mask_problems(labels: _Array, images: _Array) -> list[str]:
+def _mask_problems(labels: Header, images: Header) -> list[str]:
     if labels.shape != images.shape[:3] or len(labels.shape) != 3 or labels.dtype.kind not in "iub":
         what = f"{labels.dtype} of shape {labels.shape} are no masks of the images, {images.shape}"
         return [f"{what}; save integers (N, H, W), or write data.masks=false for a class of each image"]
     return []
 
 
-def _texts(archive: zipfile.ZipFile, path: Path, name: str, count: int) -> list[str]:
-    column = _column(archive, path, name, count)
+def _texts(archive: Archive, name: str, count: int) -> list[str]:
+    column = _column(archive, name, count)
     if column.ndim != 1 or column.dtype.kind not in "Uiu":
-        raise DataError([f"{path}, {name}: {column.dtype} of shape {column.shape}; save text (N,), one for each image"])
+        what = f"{column.dtype} of shape {column.shape}; save text (N,), one for each image"
+        raise DataError([f"{archive.path}, {name}: {what}"])
     return [str(value) for value in column.tolist()]
 
 
-def _column(archive: zipfile.ZipFile, path: Path, name: str, count: int) -> np.ndarray:
+def _column(archive: Archive, name: str, count: int) -> np.ndarray:
     """A small array with ``count`` rows, whole."""
-    claimed = _header(archive, path, name)
-    if claimed.shape[:1] != (count,):
-        raise DataError([f"{path}, {name}: shape {claimed.shape} for {count} images; save one row for each image"])
-    if len(claimed.shape) > 2 or math.prod(claimed.shape) * claimed.dtype.itemsize > MAX_COLUMN_BYTES:
+    claimed, where = _header(archive, name), f"{archive.path}, {name}"
+    if claimed.shape[0] != count:
+        raise DataError([f"{where}: shape {claimed.shape} for {count} images; save one row for each image"])
+    if len(claimed.shape) > 2 or claimed.bytes > MAX_COLUMN_BYTES:
         what = f"shape {claimed.shape} is more than a few values for each image"
-        raise DataError([f"{path}, {name}: {what}; if these are masks, write data.masks=true"])
-    with _reading(archive, path, name) as (stream, _):
-        content = stream.read(math.prod(claimed.shape) * claimed.dtype.itemsize)
-        return np.frombuffer(content, claimed.dtype).reshape(claimed.shape)
+        raise DataError([f"{where}: {what}; if these are masks, write data.masks=true"])
+    return archive.whole(name)
 
 
-def _chosen(path: Path, name: str, index: Sequence[int]) -> Iterator[np.ndarray]:
-    """Rows ``index`` of an array, a chunk at a time; the others are read past."""
-    with _open(path) as archive, _reading(archive, path, name) as (stream, claimed):
-        size = math.prod(claimed.shape[1:]) * claimed.dtype.itemsize
-        at, most = 0, max(1, _CHUNK_SAMPLES // math.prod(claimed.shape[1:]))
-        for start in range(0, len(index), most):
-            rows = []
-            for row in index[start : start + most]:
-                for _ in range(row - at):
-                    _exactly(stream, size)
-                rows.append(np.frombuffer(_exactly(stream, size), claimed.dtype).reshape(claimed.shape[1:]))
-                at = row + 1
-            yield np.stack(rows)
-
-
-def _exactly(stream: IO[bytes], size: int) -> bytes:
-    content = stream.read(size)
-    if len(content) < size:
-        raise EOFError
-    return content
-
-
-def _header(archive: zipfile.ZipFile, path: Path, name: str) -> _Array:
-    with _reading(archive, path, name) as (_, claimed):
-        return claimed
-
-
-@contextmanager
-def _reading(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[tuple[IO[bytes], _Array]]:
-    """Open an array behind its header, which claims no more than the file and the limits hold."""
-    try:
-        with archive.open(f"{name}.npy") as stream:
-            claimed = _claims(stream)
-            problem = _limit_problem(claimed, archive.getinfo(f"{name}.npy").file_size - stream.tell())
-            if problem:
-                raise DataError([f"{path}, {name}: {problem}"])
-            yield stream, claimed
-    except _DAMAGED as error:
-        raise DataError([f"{path}, {name}: it cannot be read ({type(error).__name__}): save it again"]) from None
-
-
-def _claims(stream: IO[bytes]) -> _Array:
-    if npy.read_magic(stream) != (1, 0):  # numpy writes later ones for fields only, and their headers have no limit
-        raise ValueError
-    shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    return _Array(shape, dtype, fortran)
-
-
-def _limit_problem(claimed: _Array, there: int) -> str | None:
-    if claimed.dtype.hasobject:
-        return "Python objects are not read; save integers"
+def _header(archive: Archive, name: str) -> Header:
+    claimed = archive.header(name)
     if claimed.fortran:
-        return "it is in Fortran order; save numpy.ascontiguousarray of it"
-    if math.prod(claimed.shape) * claimed.dtype.itemsize != there:
-        return f"shape {claimed.shape} of {claimed.dtype} does not fit the bytes of the file: save it again"
-    if not claimed.shape or min(claimed.shape) < 1:
-        return f"shape {claimed.shape} has nothing in it"
-    if claimed.shape[0] > MAX_ARRAY_ROWS or math.prod(claimed.shape[1:]) > MAX_SAMPLES:
-        return f"shape {claimed.shape} is larger than the limits in mpc_imaging/data/limits.py"
-    return None
+        raise DataError([f"{archive.path}, {name}: it is in Fortran order; save numpy.ascontiguousarray of it"])
+    if claimed.shape[0] < 1:
+        raise DataError([f"{archive.path}, {name}: shape {claimed.shape} has nothing in it"])
+    return claimed
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    if not path.is_file():
-        raise DataError([f"{path}: there is no such file: correct data.path"])
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        raise DataError([f"{path}: it is no .npz file, or cut short: save it with numpy.savez_compressed"]) from None
-    with archive:
-        yield archive
+def _rows(path: Path, name: str, index: Sequence[int]) -> Iterator[np.ndarray]:
+    with _open(path) as archive:
+        yield from archive.rows(name, index)
+
+
+def _open(path: Path) -> AbstractContextManager[Archive]:
+    return open_npz(path, "save it with numpy.savez_compressed", "save it again")

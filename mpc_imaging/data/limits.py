@@ -22,7 +22,7 @@ MAX_WHOLE_PIXEL_BYTES = 2**31  # pixel data of a file that is copied, which is i
 MAX_INFLATED_BYTES = 2**28  # a deflated file, whole
 MAX_VOLUME_SAMPLES = 2**29  # one stack of slices: 2 GiB as float32
 MAX_ARRAY_ROWS = 10_000_000  # images in an .npz file
-MAX_COLUMN_BYTES = 2**30  # its labels, splits or patients together
+MAX_COLUMN_BYTES = 2**30  # its labels, splits or patients, each whole
 MAX_LUT_ENTRIES = 2**16  # a lookup table (PS3.3 C.11.1.1); its descriptor cannot say more
 
 _ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # the item tag in both byte orders

@@ -8,14 +8,14 @@ MedMNIST publishes no patients, so each image counts as its own.
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from mpc_imaging.data.images import match_channels
+from mpc_imaging.data.npz import Archive, Header, open_npz
 from mpc_imaging.data.rows import Row
 from mpc_imaging.data.volumes import nearest
 from mpc_imaging.errors import DataError
@@ -34,13 +34,13 @@ def read_rows(path: Path, splits: Sequence[str], class_names: Sequence[str], mul
     problems: list[str] = []
     rows: list[Row] = []
     with _open(path) as archive:
-        if not any(f"{split}_labels" in archive for split in splits):
+        if not any(f"{split}_labels" in archive.names for split in splits):
             expected = " or ".join(f"{split}_labels" for split in splits)
             raise DataError([f"{path}: there is no {expected} in it: give a MedMNIST classification file"])
         for split in splits:
-            if f"{split}_labels" not in archive:
+            if f"{split}_labels" not in archive.names:
                 continue
-            labels = _member(archive, path, f"{split}_labels")
+            labels = archive.whole(f"{split}_labels")
             problem = (rows_problem if multi_label else label_problem)(labels, len(class_names))
             if problem:
                 problems.append(f"{path}, {split}_labels: {problem}")
@@ -60,25 +60,22 @@ def read_images(path: Path, split: str, index: Sequence[int], channels: int, sli
     Raises:
         DataError: the images are not 8-bit pictures in grey or RGB (or grey volumes), or fewer than the labels.
     """
+    name = f"{split}_images"
     with _open(path) as archive:
-        images = _member(archive, path, f"{split}_images")
-    grey = images.ndim == 3
-    if slices is not None:
-        grey = True
-        if images.dtype != np.uint8 or images.ndim != 4:
-            what = f"{path}, {split}_images: {images.dtype} {images.shape} is not uint8 (N, D, H, W)"
-            raise DataError([f"{what}: give a 3-D MedMNIST set, or write data.slices=null for images"])
-        images = images[:, nearest(range(images.shape[1]), slices)]
-    elif images.dtype != np.uint8 or not (grey or (images.ndim == 4 and images.shape[-1] == 3)):
-        raise DataError(
-            [
-                f"{path}, {split}_images: {images.dtype} {images.shape} is not uint8 (N, H, W) or (N, H, W, 3): "
-                "give a 2-D MedMNIST set, or write data.slices=N for volumes"
-            ]
-        )
-    if len(index) and max(index) >= len(images):
-        raise DataError([f"{path}: {split}_images has {len(images)} images, fewer than {split}_labels: get it again"])
-    own = images[np.asarray(index, dtype=np.int64)]
+        if name not in archive.names:
+            raise DataError([f"{path}: there is no {name} in it: give a MedMNIST classification file"])
+        images = archive.header(name)
+        problem = _image_problem(images, slices is not None)
+        if problem:
+            raise DataError([f"{path}, {name}: {problem}"])
+        count, shape = images.shape[0], images.shape[1:]
+        if len(index) and max(index) >= count:
+            raise DataError([f"{path}: {name} has {count} images, fewer than {split}_labels: get it again"])
+        kept = slice(None) if slices is None else nearest(range(shape[0]), slices)
+        chosen, order = np.unique(np.asarray(index, dtype=np.int64), return_inverse=True)
+        parts = [part[:, kept] for part in archive.rows(name, chosen)]
+    own = np.concatenate([np.empty((0, *shape), np.uint8)[:, kept], *parts])[order]
+    grey = slices is not None or own.ndim == 3
     own = np.expand_dims(own, -3) if grey else np.moveaxis(own, -1, 1)
     return match_channels(own.astype(np.float32) / 255, channels)
 
@@ -117,25 +114,19 @@ def download(dataset: str, image_size: int, volumes: bool = False) -> Path:
     return path
 
 
-def _open(path: Path) -> NpzFile:
-    if not path.is_file():
-        raise DataError([f"{path}: there is no such file: correct data.path"])
-    try:
-        archive = np.load(path, allow_pickle=False) if zipfile.is_zipfile(path) else None
-    except (OSError, ValueError):
-        archive = None
-    if archive is None:
-        raise DataError([f"{path}: it is no .npz file, or cut short: give a MedMNIST file by data.path"])
-    return archive
+def _open(path: Path) -> AbstractContextManager[Archive]:
+    return open_npz(path, "give a MedMNIST file by data.path", "get the file again")
 
 
-def _member(archive: NpzFile, path: Path, key: str) -> np.ndarray:
-    try:
-        return archive[key]
-    except KeyError:
-        raise DataError([f"{path}: there is no {key} in it: give a MedMNIST classification file"]) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError([f"{path}, {key}: it cannot be read ({type(error).__name__}): get the file again"]) from None
+def _image_problem(images: Header, volumes: bool) -> str | None:
+    what = f"{images.dtype} {images.shape} is not uint8"
+    flat = len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[-1] == 3)
+    if volumes and (images.dtype != np.uint8 or len(images.shape) != 4):
+        return f"{what} (N, D, H, W): give a 3-D MedMNIST set, or write data.slices=null for images"
+    if not volumes and (images.dtype != np.uint8 or not flat):
+        wanted = "(N, H, W) or (N, H, W, 3): give a 2-D MedMNIST set, or write data.slices=N for volumes"
+        return f"{what} {wanted}"
+    return None
 
 
 def label_problem(labels: np.ndarray, num_classes: int) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpc_imaging.data import arrays, load_party, load_whole_split
+from mpc_imaging.data import arrays, load_party, load_whole_split, npz
 from mpc_imaging.data.images import resize_masks
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import ArraySettings, AugmentSettings, DataKind, DataSettings, FoldSettings, LimitSettings
@@ -143,10 +143,10 @@ def test_the_full_range_becomes_0_to_1(tmp_path: Path, dtype: type) -> None:
 
 
 def test_chunks_are_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "_CHUNK_SAMPLES", 2 * 16 * 20)
+    monkeypatch.setattr(npz, "_CHUNK_SAMPLES", 5 * 16 * 20)
     path = save(tmp_path / "a.npz", images=pictures(), labels=instances())
     parts = list(arrays.read_masks(path, [0, 3, 4, 8, 11]))
-    assert [len(part) for part in parts] == [2, 2, 1]
+    assert [len(part) for part in parts] == [3, 1, 1]
     assert np.array_equal(np.concatenate(parts), instances()[[0, 3, 4, 8, 11]] > 0)
 
 
@@ -174,15 +174,22 @@ def test_arrays_that_are_refused(tmp_path: Path) -> None:
     assert "no .npz file" in problem(tmp_path / "text.npz")
 
 
-def claim(path: Path, shape: tuple[int, ...], content: bytes, version: tuple[int, int] = (1, 0)) -> Path:
-    """An archive whose images claim ``shape``, with less behind it."""
+def claim(
+    path: Path,
+    shape: tuple[int, ...],
+    content: bytes,
+    version: tuple[int, int] = (1, 0),
+    name: str = "images.npy",
+    replaced: tuple[bytes, bytes] = (b"", b""),
+) -> Path:
+    """An archive whose images claim ``shape``, with anything behind it; ``replaced`` in the text of their header."""
     head = BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    head = head.getvalue()
+    head = head.getvalue().replace(*replaced, 1)
     labels = BytesIO()
     np.save(labels, instances(4))
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("images.npy", head[:6] + bytes(version) + head[8:] + content)
+        archive.writestr(name, head[:6] + bytes(version) + head[8:] + content)
         archive.writestr("labels.npy", labels.getvalue())
     return path
 
@@ -191,12 +198,68 @@ def test_claims_are_compared_before_memory_is_taken(tmp_path: Path) -> None:
     assert "does not fit the bytes of the file" in problem(claim(tmp_path / "a.npz", (2**20, 2**13, 2**13), b"few"))
     assert "cannot be read (ValueError)" in problem(claim(tmp_path / "b.npz", (4, 16, 20), bytes(1280), (2, 0)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "MAX_SAMPLES", 100)
+        patch.setattr(npz, "MAX_SAMPLES", 100)
         assert "limits.py" in problem(claim(tmp_path / "c.npz", (4, 16, 20), bytes(1280)))
-    broken = claim(tmp_path / "d.npz", (4, 16, 20), bytes(1280))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npz, "MAX_COLUMN_BYTES", 100)
+        assert "limits.py" in problem(column(tmp_path / "d.npz", np.zeros(4, "U30")))
+
+
+def column(path: Path, patients: np.ndarray) -> Path:
+    return save(path, images=pictures(4), labels=instances(4), patient=patients)
+
+
+def test_a_checksum_counts_behind_the_last_image_that_is_asked_for(tmp_path: Path) -> None:
+    broken = claim(tmp_path / "a.npz", (4, 16, 20), bytes(1280))
     broken.write_bytes(broken.read_bytes().replace(bytes(1280), bytes(1279) + b"\1", 1))
     with pytest.raises(DataError, match="BadZipFile"):
-        list(arrays.read_images(broken, [3], 1))
+        list(arrays.read_images(broken, [0], 1))
+
+
+def test_an_array_has_its_whole_name(tmp_path: Path) -> None:
+    """Such a file ended in a KeyError."""
+    path = claim(tmp_path / "a.npz", (4, 16, 20), bytes(1280), name="data/images.npy")
+    assert "no array 'images'" in problem(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        (b"'shape': (", b"'shape'( (", "TokenError"),
+        (b"'|u1'", b"'|,1'", "SyntaxError"),
+        (b" 'fortran_order'", b"b'fortran_order'", "TypeError"),
+        (b"'descr': '|u1'", b"'descr': ()   ", "IndexError"),
+    ],
+)
+def test_headers_that_are_damaged(tmp_path: Path, old: bytes, new: bytes, error: str) -> None:
+    path = claim(tmp_path / "a.npz", (4, 16, 20), bytes(1280), replaced=(old, new))
+    assert f"images: it cannot be read ({error}): save it again" in problem(path)
+
+
+def test_no_memory_for_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> bytes:
+        raise MemoryError
+
+    path = save(tmp_path / "a.npz", images=pictures(4), labels=instances(4))
+    monkeypatch.setattr(npz, "_exactly", exhausted)
+    with pytest.raises(DataError, match=r"cannot be read \(MemoryError\)"):
+        list(arrays.read_images(path, [0], 1))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(20, 2**32 - 2), (10, 12)], ids=["size", "bzip2"])
+def test_the_directory_of_the_archive_is_compared_too(tmp_path: Path, offset: int, value: int) -> None:
+    """zipfile takes memory for as many packed bytes as the directory claims."""
+    path = claim(tmp_path / "a.npz", (4, 16, 20), bytes(1280))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\1\2") + offset
+    size = 4 if offset == 20 else 2
+    content[at : at + size] = value.to_bytes(size, "little")
+    path.write_bytes(content)
+    assert "images: it cannot be read (BadZipFile)" in problem(path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert "it is a folder: give the .npz file itself by data.path" in problem(tmp_path)
 
 
 def test_nuclei(tmp_path: Path, medical_data: Path) -> None:

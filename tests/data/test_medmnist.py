@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mpc_imaging.compose import compose_settings
-from mpc_imaging.data import load_party, medmnist
+from mpc_imaging.data import load_party, medmnist, npz
 from mpc_imaging.errors import DataError
 
 NAMES = ["malignant", "benign"]
@@ -74,10 +75,74 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert "no .npz file" in problem(tmp_path / "one.npy")
     assert "no test_labels" in problem(save(tmp_path / "other.npz", images=images()))
     pickled = save(tmp_path / "object.npz", test_labels=np.array([{}, {}], dtype=object))
-    assert "cannot be read (ValueError)" in problem(pickled)
+    assert "Python objects are not read" in problem(pickled)
     whole = save(tmp_path / "whole.npz", test_images=images(200), test_labels=np.zeros(200, dtype=np.uint8))
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:5000])
     assert "no .npz file" in problem(tmp_path / "cut.npz")
+    assert "it is a folder: give the .npz file itself by data.path" in problem(tmp_path)
+
+
+def test_a_copy_that_is_damaged(tmp_path: Path, medical_data: Path) -> None:
+    """Packed bytes that were overwritten ended in a zlib.error."""
+    content = (medical_data / "breastmnist.npz").read_bytes()
+    found = set()
+    for at in range(60, len(content), len(content) // 40):
+        path = tmp_path / "a.npz"
+        path.write_bytes(content[:at] + b"\xff" * 40 + content[at + 40 :])
+        try:
+            for split in ("train", "val", "test"):
+                medmnist.read_rows(path, [split], NAMES)
+                medmnist.read_images(path, split, [0], 1)
+        except DataError as error:
+            found.add(str(error).split("(")[-1])
+    assert "error): get the file again" in found and "BadZipFile): get the file again" in found
+
+
+def claim(path: Path, name: str, header: bytes) -> Path:
+    """An archive with an array that has this header, and 6 bytes."""
+    start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", start + header + bytes(6))
+    return path
+
+
+def test_claims_are_compared_before_memory_is_taken(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (35184372088832,), }"
+    with pytest.raises(DataError, match="does not fit the bytes of the file: get the file again"):
+        medmnist.read_rows(claim(tmp_path / "a.npz", "test_labels", header), ["test"], NAMES)
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2097152, 4096, 4096), }"
+    with pytest.raises(DataError, match="does not fit the bytes of the file: get the file again"):
+        medmnist.read_images(claim(tmp_path / "b.npz", "test_images", header), "test", [0], 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        (b"{'descr': '|u1', 'fortran_order': False, 'shape'( (6,), }", "TokenError"),
+        (b"{'descr': '|,1', 'fortran_order': False, 'shape': (6,), }", "SyntaxError"),
+    ],
+)
+def test_headers_that_are_damaged(tmp_path: Path, header: bytes, error: str) -> None:
+    with pytest.raises(DataError, match=rf"it cannot be read \({error}\): get the file again"):
+        medmnist.read_rows(claim(tmp_path / "a.npz", "test_labels", header), ["test"], NAMES)
+
+
+def test_any_order_of_images_and_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "_CHUNK_SAMPLES", 2 * 28 * 28)
+    own = images()
+    path = save(tmp_path / "a.npz", train_images=own, test_images=np.asfortranarray(own))
+    for split in ("train", "test"):
+        found = medmnist.read_images(path, split, [5, 0, 3, 0], 1)
+        np.testing.assert_allclose(found[:, 0], own[[5, 0, 3, 0]] / 255, atol=1e-7)
+    assert medmnist.read_images(path, "train", [], 3).shape == (0, 3, 28, 28)
+    labels = np.asfortranarray([[0, 1], [1, 1], [1, 0]])
+    rows = medmnist.read_rows(save(tmp_path / "b.npz", test_labels=labels), ["test"], NAMES, multi_label=True)
+    assert [row.label for row in rows] == [(0, 1), (1, 1), (1, 0)]
+
+
+def test_a_split_without_images(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", test_labels=np.zeros(0, np.uint8), train_labels=np.zeros(2, np.uint8))
+    assert [row.split for row in medmnist.read_rows(path, ["train", "test"], NAMES)] == ["train", "train"]
 
 
 def test_volumes(tmp_path: Path) -> None:
