@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from mpc_imaging.errors import ConfigError, MPCImagingError
+from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +51,8 @@ def over_headers(body: Callable[[], int], debug: bool) -> int:
         return 130
     except BrokenPipeError:
         return fall_silent()
+    except OSError as error:  # its message names the file, and with it perhaps a patient
+        return complain(MPCImagingError(f"{error.strerror or 'input or output failed'} ({unforeseen(error)})"), debug)
     return code
 
 

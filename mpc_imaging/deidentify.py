@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
@@ -36,14 +37,18 @@ these options out. Overlays, curves and device addresses cannot be cleaned, so t
 Pixels may show text. A file that says so (Burned In Annotation is YES), or a secondary capture, an ultrasound or the
 like that does not say NO, is refused unless it is masked:
   python -m mpc_imaging.deidentify IN OUT --mask 0,0,640,48                blacken a box: left,top,right,bottom
-  python -m mpc_imaging.deidentify IN OUT --mask-outside-regions           ultrasound: keep only its image regions
+  python -m mpc_imaging.deidentify IN OUT --mask-outside-regions           ultrasound: keep only its image regions;
+                                                                           other images that need no mask stay whole
   python -m mpc_imaging.deidentify IN OUT --pixels-are-clean               somebody has looked at every image
 
 OUT gets PATIENT/STUDY/INSTANCE.dcm, each whole or not at all, and IN's manifest.csv with the new names of files,
-patients and sites. --list writes, for you alone, which file became which and why others were refused. Files that are
-no DICOM objects, DICOMDIRs and links are left out; the exit code is 1 if a DICOM object was refused.
+patients, sites and masks; a row of a folder only if one folder of OUT has all of it and nothing else (each has a whole
+study). --list writes, for you alone, which file became which and why others were refused. Files that are no DICOM
+objects, DICOMDIRs and links are left out. The exit code is 1 if a DICOM object was refused, a row of the manifest was
+not carried over, or nothing was copied.
 """
-LINK = "a link: the file that it names is looked at by itself, if it is in IN"
+LINK = "a link: what it names is looked at by itself, if it is in IN"
+_CARRIED = ("label", "mask", "split", "site", "consent", "purpose")  # columns of OUT's manifest, besides file, patient
 
 
 @dataclass
@@ -52,6 +57,20 @@ class _Outcome:
 
     written: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    rows_lost: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """1 if something was lost or nothing was copied."""
+        return int(not self.written or self.rows_lost > 0 or any(map(_is_loss, self.refused.values())))
+
+
+@dataclass
+class _Table:
+    """IN's manifest: its columns, as `read_manifest` names them, and the rows that are not empty."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -115,16 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         outcome = _run(arguments)
         _show(outcome, arguments)
-        return int(any(reason not in _no_loss() for reason in outcome.refused.values()))
+        return outcome.exit_code
 
     return over_headers(body, arguments.debug)
 
 
-def _no_loss() -> set[str]:
-    """What is left out and no reason to end with an error."""
+def _is_loss(reason: str) -> bool:
+    """Whether what was refused for this reason is an object that has no copy."""
     from mpc_imaging.data.refusals import Reason
 
-    return {Reason.not_dicom.value, Reason.directory.value, LINK}
+    return reason not in (Reason.not_dicom.value, Reason.directory.value, LINK)
 
 
 def _run(arguments: argparse.Namespace) -> _Outcome:
@@ -146,13 +165,14 @@ def _run(arguments: argparse.Namespace) -> _Outcome:
     options = _options(arguments)
     mask = Mask(boxes, arguments.mask_outside_regions)
     outcome = _Outcome()
+    _make_target(arguments.target)
     for path in with_progress(candidates(arguments.source), "de-identifying"):
         name = path.relative_to(arguments.source).as_posix()
         try:
             outcome.written[name] = _copy(path, arguments, pseudonyms, options, mask)
         except DataError as error:
             outcome.refused[name] = error.problems[0]
-    if manifest:
+    if manifest is not None:
         _write_manifest(arguments, pseudonyms, options, outcome, manifest)
     return outcome
 
@@ -167,6 +187,17 @@ def _folder_problems(arguments: argparse.Namespace) -> Iterator[str]:
         yield "OUT: lies inside of IN, whose files would be read again; name a folder elsewhere"
     if arguments.list and arguments.list.resolve().is_relative_to(target.resolve()):
         yield "--list: it names patients, and OUT is to be passed on; write it elsewhere"
+    elif arguments.list and not arguments.list.resolve().parent.is_dir():
+        yield "--list: there is no folder for it; make it first"
+    elif arguments.list and arguments.list.exists() and not arguments.list.is_file():
+        yield "--list: exists and is no file; name another"
+
+
+def _make_target(target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"OUT: cannot be made ({error.strerror}); name another folder"]) from None
 
 
 def _box(text: str, problems: list[str]) -> tuple[int, ...] | None:
@@ -181,7 +212,7 @@ def _box(text: str, problems: list[str]) -> tuple[int, ...] | None:
 
 def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, options: Options, mask: Mask) -> str:
     """Write the copy of one file; its path inside of OUT. Raises `DataError` if there can be none."""
-    from mpc_imaging.data.annotations import burned_in
+    from mpc_imaging.data.annotations import applicable, burned_in
     from mpc_imaging.data.deidentification import deidentify
     from mpc_imaging.data.refusals import ImageError
     from mpc_imaging.data.whole import read_whole, write_whole
@@ -189,10 +220,13 @@ def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, opt
     if path.is_symlink():
         raise DataError([LINK])
     try:
-        dataset = read_whole(path, decoded=bool(mask))
+        dataset = read_whole(path, decoded=bool(mask.boxes))
     except ImageError as error:
         raise DataError([str(error)]) from None
     try:
+        mask = applicable(mask, dataset)
+        if mask and not mask.boxes:  # whether regions are to be masked is known only now
+            dataset = read_whole(path, decoded=True)
         reason = burned_in(dataset)
         if reason and not mask and not arguments.pixels_are_clean:
             raise DataError([f"{reason}; mask it, or look at it and write --pixels-are-clean"])
@@ -209,6 +243,8 @@ def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, opt
         write_whole(dataset, target)
     except DataError:
         raise
+    except ImageError as error:
+        raise DataError([str(error)]) from None
     except OSError as error:
         raise DataError([f"its copy cannot be written ({error.strerror})"]) from None
     except Exception as error:  # headers are anybody's, and pydicom's errors quote them
@@ -236,58 +272,107 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
         raise DataError([f"its pixels cannot be decoded ({type(error).__name__})"]) from None
 
 
-def _manifest(arguments: argparse.Namespace, problems: list[str]) -> list[dict[str, str]]:
-    """The rows of IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
+def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | None:
+    """IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
     from mpc_imaging.data.manifest import NAME
 
     path = arguments.source / NAME
     if not path.is_file():
-        return []
+        return None
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         problems.append(f"IN/{NAME}: cannot be read as UTF-8 CSV ({type(error).__name__}); correct or move it")
-        return []
+        return None
+    columns = [name.lower() for name in lines[0]] if lines else []
+    for name in ("file", *_CARRIED):
+        if columns.count(name) > 1 or (name == "file" and name not in columns):
+            found = "twice" if name in columns else "missing"
+            problems.append(f"IN/{NAME}: the column '{name}' is {found}; correct or move the manifest")
+    rows = [dict(zip(columns, line + [""] * len(columns), strict=False)) for line in lines[1:] if any(line)]
+    return _Table(columns, rows)
 
 
 def _write_manifest(
-    arguments: argparse.Namespace,
-    pseudonyms: Pseudonyms,
-    options: Options,
-    outcome: _Outcome,
-    rows: list[dict[str, str]],
+    arguments: argparse.Namespace, pseudonyms: Pseudonyms, options: Options, outcome: _Outcome, manifest: _Table
 ) -> None:
-    """OUT/manifest.csv: the rows of written files, with their new names, and pseudonyms of patients and sites."""
+    """OUT/manifest.csv: the rows of what was copied, with new names, and pseudonyms of patients and sites.
+
+    A patient is called as in the copies, whatever the row says, so that the rows of a patient stay together.
+    """
     from mpc_imaging.data.manifest import NAME
     from mpc_imaging.report.predictions import write_atomically
 
-    kept = ("label", "split", "site", "consent", "purpose")
-    columns = ["file", "patient", *(name for name in kept if name in rows[0])]
+    columns = ["file", "patient", *(name for name in _CARRIED if name in manifest.columns)]
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        name = Path(row.get("file") or "").as_posix()
-        if name in outcome.written:
-            row |= {"file": outcome.written[name], "patient": pseudonyms.name("patient", row.get("patient") or "")}
-            if row.get("site") and not options.institution:
-                row["site"] = pseudonyms.name("site", row["site"])
-            writer.writerow(row)
-    arguments.target.mkdir(parents=True, exist_ok=True)
+    folders = _Folders(outcome, {_inside(row["mask"], arguments.source) for row in manifest.rows if row.get("mask")})
+    for row in manifest.rows:
+        file, mask = (_copied(row.get(name, ""), arguments.source, outcome, folders) for name in ("file", "mask"))
+        if file is None or (row.get("mask") and mask is None):
+            outcome.rows_lost += 1
+            continue
+        row |= {"file": file, "patient": file.partition("/")[0], "mask": mask or ""}
+        if row.get("site") and not options.institution:
+            row["site"] = pseudonyms.name("site", row["site"])
+        writer.writerow(row)
     write_atomically(arguments.target / NAME, table.getvalue().encode())
+
+
+class _Folders:
+    """Which folder of OUT has the copies of a folder of IN. Masks may lie anywhere: they are no slices of a volume."""
+
+    def __init__(self, outcome: _Outcome, masks: set[PurePosixPath]) -> None:
+        self._targets: dict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)
+        self._sources: dict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)
+        for name, copy in outcome.written.items():
+            if PurePosixPath(name) in masks:
+                continue
+            source, target = PurePosixPath(name).parent, PurePosixPath(copy).parent
+            self._targets[source].add(target)
+            self._sources[target].add(source)
+        self._cut = {PurePosixPath(name).parent for name, reason in outcome.refused.items() if _is_loss(reason)}
+
+    def copy(self, folder: PurePosixPath) -> str | None:
+        """None if its copies are in several folders, some are lacking, or others lie among them: no such volume."""
+        targets = self._targets.get(folder, set())
+        if len(targets) != 1 or folder in self._cut:
+            return None
+        (target,) = targets
+        return target.as_posix() if len(self._sources[target]) == 1 else None
+
+
+def _copied(cell: str, source: Path, outcome: _Outcome, folders: _Folders) -> str | None:
+    """The path inside of OUT of what a cell of the manifest names; None if there is none."""
+    if not cell:
+        return None
+    path = _inside(cell, source)
+    return outcome.written.get(path.as_posix()) or folders.copy(path)
+
+
+def _inside(cell: str, source: Path) -> PurePosixPath:
+    """A path in the manifest, relative to IN."""
+    return PurePosixPath(os.path.relpath(os.path.join(source, cell), source))
+
+
+def _write_list(path: Path, outcome: _Outcome) -> None:
+    from mpc_imaging.report.predictions import write_atomically
+
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(("file", "became", "refused"))
+    writer.writerows((name, became, "") for name, became in outcome.written.items())
+    writer.writerows((name, "", reason) for name, reason in outcome.refused.items())
+    # Names of files need not be text; they are written as they are on the disk.
+    write_atomically(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _show(outcome: _Outcome, arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if arguments.list:
-        with arguments.list.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("file", "became", "refused"))
-            writer.writerows((name, became, "") for name, became in outcome.written.items())
-            writer.writerows((name, "", reason) for name, reason in outcome.refused.items())
     table = Table(title="De-identified", title_justify="left")
     table.add_column("files", justify="right")
     table.add_column("what became of them")
@@ -295,8 +380,12 @@ def _show(outcome: _Outcome, arguments: argparse.Namespace) -> None:
     for reason, count in Counter(outcome.refused.values()).most_common():
         table.add_row(str(count), f"refused: {reason}")
     Console().print(table)
+    if outcome.rows_lost:
+        print(f"{outcome.rows_lost} rows of the manifest were not carried over: what they name has no whole copy.")
     if arguments.key_file is None:
         print("No --key-file: the pseudonyms are of this run alone, and nobody can make them again.")
+    if arguments.list:
+        _write_list(arguments.list, outcome)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
-from mpc_imaging.deidentify import main
+from mpc_imaging import commands
+from mpc_imaging.deidentify import LINK, main
 
 
 @pytest.fixture
@@ -179,16 +182,15 @@ def test_what_is_too_large_is_refused_and_the_others_go_on(
 
 
 def test_a_full_disk_is_told_and_leaves_no_part_of_a_file(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mpc_imaging.data.whole.os.fsync", full)
     (folder / "manifest.csv").unlink()
-    listing = tmp_path / "list.csv"
-    assert run(folder, tmp_path / "out", "--list", listing) == 1
-    assert "cannot be written (No space left on device)" in listing.read_text()
+    assert run(folder, tmp_path / "out") == 1
+    assert "cannot be written (No space left on device)" in capsys.readouterr().out
     assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
 
 
@@ -202,3 +204,135 @@ def test_sites_of_a_manifest_become_pseudonyms(folder: Path, tmp_path: Path):
     for name, options, kept in (("out", (), False), ("named", ("--keep-institution",), True)):
         run(folder, tmp_path / name, *options)
         assert ("St. Anna" in (tmp_path / name / "manifest.csv").read_text()) == kept
+
+
+def slices(folder: Path, study: str, count: int = 2) -> None:
+    """A series of one patient's study."""
+    folder.mkdir(parents=True)
+    image = dcmread(get_testdata_file("CT_small.dcm"))
+    image.StudyInstanceUID, image.SeriesInstanceUID = study, f"{study}.9"
+    for index in range(count):
+        image.SOPInstanceUID = f"{study}.{int.from_bytes(folder.name.encode())}.{index}"
+        image.save_as(folder / f"{index}.dcm")
+
+
+def carried(out: Path) -> list[dict[str, str]]:
+    with (out / "manifest.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_of_folders_and_masks_get_the_names_of_their_copies(tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    slices(source / "s1", "1.2.1")
+    slices(source / "masks", "1.2.1", 1)
+    (source / "manifest.csv").write_text(" File ,MASK,Patient,Split\n ./s1 , masks/0.dcm ,x,test\n,,,\n")
+    assert run(source, out) == 0
+    (row,) = carried(out)
+    assert list(row) == ["file", "patient", "mask", "split"] and row["split"] == "test"
+    assert (out / row["file"]).is_dir() and (out / row["mask"]).is_file() and row["patient"] == row["file"][:20]
+
+
+def test_rows_that_no_copy_stands_for_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Two series in one folder of OUT, two studies in one of IN, files that are not there, a row without a file."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name, study in (("s1", "1.2.1"), ("s2", "1.2.1"), ("whole", "1.2.2"), ("x", "1.2.3"), ("y", "1.2.4")):
+        slices(source / name, study)
+    (source / "y" / "0.dcm").rename(source / "x" / "2.dcm")
+    (source / "manifest.csv").write_text(
+        "file,mask,patient,split\ns1,,p,test\nx,,p,test\nwhole,,p,test\nnone,,p,test\n,,p,test\n"
+        "s1/0.dcm,none.dcm,p,test\ns1/1.dcm,,p,test\n"
+    )
+    assert run(source, out) == 1
+    assert [(out / row["file"]).exists() for row in carried(out)] == [True, True]
+    assert "5 rows of the manifest were not carried over" in capsys.readouterr().out
+
+
+def test_a_volume_of_which_a_slice_was_refused_is_not_carried_over(tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    slices(source / "s1", "1.2.1")
+    (source / "s1" / "2.dcm").write_bytes((source / "s1" / "0.dcm").read_bytes()[:400])
+    (source / "manifest.csv").write_text("file,label,patient,split\ns1,0,p,test\n")
+    assert run(source, out) == 1 and carried(out) == []
+
+
+@pytest.mark.parametrize("header", ["label,patient", "file,label,Label", ""])
+def test_a_manifest_whose_columns_cannot_be_meant_stops_it(folder: Path, tmp_path: Path, header: str):
+    (folder / "manifest.csv").write_text(f"{header}\n")
+    assert run(folder, tmp_path / "out") == 2 and not (tmp_path / "out").exists()
+
+
+def test_patients_of_the_manifest_are_those_of_the_copies(folder: Path, tmp_path: Path):
+    """The draft had pseudonyms of the same key: another round of them would match nothing."""
+    key, out = tmp_path / "key", tmp_path / "out"
+    key.write_bytes(bytes(32))
+    (folder / "manifest.csv").write_text("file,label,patient,split\na.dcm,1,0123456789abcdef0123,train\n")
+    run(folder, out, "--key-file", key)
+    (row,) = carried(out)
+    assert row["patient"] == dcmread(out / row["file"]).PatientID
+
+
+def test_around_regions_only_what_has_some_is_masked(tmp_path: Path):
+    """A CT stays whole and says nothing of cleaned pixels; an ultrasound that says nothing is refused without them."""
+    source, out, listing = tmp_path / "in", tmp_path / "out", tmp_path / "list.csv"
+    source.mkdir()
+    region = Dataset()
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 10, 10
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 100, 100
+    for name, modality, stated, inside in (
+        ("ct", "CT", "", False), ("us", "US", "", True), ("bare", "US", "", False), ("clean", "US", "NO", False),
+        ("shown", "CT", "YES", False),
+    ):  # fmt: skip
+        image = dcmread(get_testdata_file("CT_small.dcm"))
+        image.Modality, image.BurnedInAnnotation = modality, stated
+        image.SOPInstanceUID = f"1.2.{int.from_bytes(name.encode())}"
+        if inside:
+            image.SequenceOfUltrasoundRegions = Sequence([region])
+        image.save_as(source / f"{name}.dcm")
+    assert run(source, out, "--mask-outside-regions", "--list", listing) == 1
+    with listing.open() as file:
+        became = {row["file"]: row for row in csv.DictReader(file)}
+    assert {name for name, row in became.items() if "no ultrasound regions" in row["refused"]} == {
+        "bare.dcm",
+        "shown.dcm",
+    }
+    for name, masked in (("ct", False), ("clean", False), ("us", True)):
+        copy = dcmread(out / became[f"{name}.dcm"]["became"])
+        assert ("113101" in [each.CodeValue for each in copy.DeidentificationMethodCodeSequence]) == masked
+        assert (len(set(copy.pixel_array[:10].flat)) == 1) == masked
+
+
+def test_places_that_cannot_be_written_are_told_before_anything_is_copied(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert run(folder, tmp_path / "out", "--list", tmp_path / "none" / "list.csv") == 2
+    assert run(folder, tmp_path / "out", "--list", tmp_path) == 2
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    assert run(folder, tmp_path / "file" / "out") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith(("error: --list: ", "error: OUT: ")) for line in lines)
+
+
+def test_names_of_files_that_are_no_text(folder: Path, tmp_path: Path):
+    listing = tmp_path / "list.csv"
+    os.rename(os.fsencode(folder / "a.dcm"), os.fsencode(folder) + b"/Gro\xdf.dcm")
+    run(folder, tmp_path / "out", "--list", listing)
+    assert b"\nGro\xdf.dcm," in listing.read_bytes().replace(b"\r", b"")
+
+
+def test_a_fault_of_a_disk_is_one_line_without_the_file(capsys: pytest.CaptureFixture):
+    def body() -> int:
+        raise PermissionError(13, "Permission denied", "/export/Meier^Anna")
+
+    assert commands.over_headers(body, debug=False) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "error: Permission denied" in shown and "Anna" not in shown
+
+
+def test_linked_folders_are_listed_and_nothing_copied_is_an_error(folder: Path, tmp_path: Path):
+    source, listing = tmp_path / "export", tmp_path / "list.csv"
+    source.mkdir()
+    (source / "s1").symlink_to(folder, target_is_directory=True)
+    assert run(source, tmp_path / "out", "--list", listing) == 1
+    with listing.open() as file:
+        assert [tuple(row.values()) for row in csv.DictReader(file)] == [("s1", "", LINK)]

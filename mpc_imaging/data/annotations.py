@@ -60,6 +60,16 @@ def regions(dataset: Dataset) -> list[Box]:
     ]
 
 
+def applicable(mask: Mask, dataset: Dataset) -> Mask:
+    """What of a mask is for this object: where nothing may show text, a lack of ultrasound regions masks nothing.
+
+    One that may show text keeps ``outside_regions``, so that `blacken` refuses it.
+    """
+    if mask.outside_regions and not burned_in(dataset) and not regions(dataset):
+        return Mask(mask.boxes)
+    return mask
+
+
 def blacken(dataset: Dataset, mask: Mask) -> None:
     """Blacken what the mask covers, in all frames, in place; the pixels are then uncompressed.
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -35,6 +36,8 @@ _DUMMIES = {
     "TM": "000000",
     "UR": "http://removed.invalid",
 }
+_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_HELD_ELSEWHERE = frozenset(("PN", "AE", "UR", "LT", "ST", "UT", "UC", "SQ"))  # in these hides what a number does not
 _TIME = re.compile(r"[0-9:. ]*", re.ASCII)
 MAX_SHIFT_DAYS = 3650
 
@@ -91,6 +94,10 @@ class _Walk:
     def apply(self, dataset: Dataset) -> None:
         for tag in list(dataset.keys()):
             basic, option = actions(tag, self._options)
+            if (basic, option) != ("X", "") and _is_disguised(dataset[tag]):
+                # Its action is for what the standard has there: UIDs and sequences would pass as bytes.
+                del dataset[tag]
+                continue
             if option and self._optional(dataset[tag], option):
                 continue
             if basic == "X":
@@ -168,6 +175,19 @@ def _values(element: DataElement) -> list:
     if element.is_empty:
         return []
     return [element.value] if element.VM == 1 else list(element.value)
+
+
+def _is_disguised(element: DataElement) -> bool:
+    """Whether an element of the standard is stored as something that its action cannot reach.
+
+    pydicom leaves an element as UN that a system without a dictionary wrote, if it has 64 KB and more.
+    """
+    stored, meant = set(element.VR.split(" or ")), set(dictionary_VR(element.tag).split(" or "))
+    if stored <= meant:
+        return False
+    if stored & _BYTES:
+        return not meant & _BYTES
+    return bool(meant & {"UI", "SQ"} or stored & _HELD_ELSEWHERE)
 
 
 def _is_own(element: DataElement) -> bool:

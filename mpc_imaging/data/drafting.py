@@ -21,6 +21,7 @@ LOST = "listed in a DICOMDIR, but there is no such file"
 LOST_DIRECTORY = "a DICOMDIR that is damaged; the files beside it were looked at"
 REPEATED = "the same object as in another file"
 NOBODYS = "an image without a patient: neither PatientID, nor PatientName, nor StudyInstanceUID"
+LINKED_FOLDER = "a link to a folder, which is not followed: its files are listed only where the folder itself is"
 OUTSIDE = "a link to a file outside of the folder"
 SEVERAL_PATIENTS = "a folder with slices of several patients: give each series one of its own"
 UNNAMEABLE = "a name that no table can hold (not UTF-8, line breaks, or spaces at an end): rename it"
@@ -44,8 +45,14 @@ class Contents:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """All files below ``folder`` but its manifest, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
+    """All files below ``folder`` but its manifest, in order; and links to folders, so that none is passed by unsaid."""
+    return sorted(
+        path for path in folder.rglob("*") if (path.is_file() and path != folder / NAME) or _is_linked_folder(path)
+    )
+
+
+def _is_linked_folder(path: Path) -> bool:
+    return path.is_symlink() and path.is_dir()
 
 
 def inspect(folder: Path, files: Iterable[Path], keywords: Sequence[str]) -> Contents:
@@ -58,6 +65,9 @@ def inspect(folder: Path, files: Iterable[Path], keywords: Sequence[str]) -> Con
     seen: set[object] = set()
     lost: set[Path] = set()
     for path in files:
+        if _is_linked_folder(path):
+            contents.left_out[LINKED_FOLDER] += 1
+            continue
         try:
             image, instance = _image(folder, path, keywords)
         except ImageError as error:

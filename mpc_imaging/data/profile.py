@@ -36,6 +36,24 @@ _ACTIONS = {
 }
 _DATES = ("DA", "DT", "TM")
 
+# What the table does not name and still tells of somebody: what these hold is a name, an address or free text.
+_TELLING_VRS = frozenset(("PN", "AE", "UR", "LT", "ST", "UT", "UC"))
+_NEEDED = frozenset(("LongCodeValue", "URNCodeValue"))  # codes that are too long for a CodeValue, as public as those
+# Identifiers, persons, addresses and comments of other VRs that the table does not name.
+_TELLING = frozenset(
+    """
+    PatientBirthDateInAlternativeCalendar PatientDeathDateInAlternativeCalendar PatientAlternativeCalendar
+    PlacerOrderNumberProcedure FillerOrderNumberProcedure
+    PlacerOrderNumberImagingServiceRequestRetired FillerOrderNumberImagingServiceRequestRetired
+    BreedRegistrationNumber StrainStockNumber ComponentWelderIDs ImageID StorageMediaFileSetID PrintJobID OwnerID
+    PrintQueueID NTPSourceAddress HangingProtocolCreator HangingProtocolUserGroupName ContactDisplayName
+    DoseComment FrameOfReferenceTransformationComment SystemStatusComment TestResultComment InstructionText
+    SubstanceAdministrationNotes EncryptedContent Signature ObjectBinaryIdentifierTrial
+    ObjectDirectoryBinaryIdentifierTrial ReferenceToRecordedSound BoardingPassID ItineraryID
+    ItineraryIDAssigningAuthority RouteID CarrierID AssignedLocation SourceImageIDs
+    """.split()  # noqa: SIM905, one a line is harder to read
+)
+
 
 class Dates(Enum):
     """What becomes of dates and times, except the patient's birth date, which always goes.
@@ -91,14 +109,15 @@ CODES = {
 def actions(tag: BaseTag, options: Options) -> tuple[str, str]:
     """The basic action, of X, Z, D, U and K, and what the options do instead: ``K``, the column that says C, or ``""``.
 
-    An attribute that the table does not name is kept, unless the standard does not have it either, or it is a date.
+    An attribute that the table does not name is kept, unless the standard does not have it either, or what it holds may
+    tell of somebody: dates, names, addresses, free text, and the identifiers of a list.
     """
     # Of curves and overlays nobody knows whether they show text: cleaning them, as an option asks for, is removal.
     # Private attributes are anybody's, and padding means nothing.
     if tag.is_private or tag.group >> 8 in (0x50, 0x60) or tag == 0xFFFCFFFC or not keyword_for_tag(tag):
         return "X", ""
     key = f"{int(tag):08X}"
-    basic = _basic().get(key, "K")
+    basic = _basic().get(key) or _unnamed(tag)
     if key not in _basic() and dictionary_VR(tag) in _DATES:
         return "X", {Dates.removed: "", Dates.shifted: "modified_dates", Dates.kept: "K"}[options.dates]
     cells = _options().get(key, {})
@@ -106,6 +125,13 @@ def actions(tag: BaseTag, options: Options) -> tuple[str, str]:
     if "K" in chosen.values():
         return basic, "K"
     return basic, next(iter(chosen), "")
+
+
+def _unnamed(tag: BaseTag) -> str:
+    """The basic action for a standard attribute that the table does not name, dates aside."""
+    keyword = keyword_for_tag(tag)
+    telling = keyword in _TELLING or (dictionary_VR(tag) in _TELLING_VRS and keyword not in _NEEDED)
+    return "X" if telling else "K"
 
 
 @functools.cache

@@ -8,14 +8,15 @@ from importlib import import_module
 import pytest
 from pydicom import dcmread
 from pydicom.config import IGNORE
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from mpc_imaging.data.deidentification import Dates, Options, Pseudonyms, deidentify
-from mpc_imaging.data.profile import _TABLE, EDITION
+from mpc_imaging.data.profile import _TABLE, EDITION, actions
 from mpc_imaging.errors import ConfigError
 
 KEY = bytes(range(32))
@@ -184,3 +185,50 @@ def test_pseudonyms_are_consistent_keyed_and_need_a_whole_key():
     assert {other.PatientID, other.SOPInstanceUID}.isdisjoint({first.PatientID, first.SOPInstanceUID})
     with pytest.raises(ConfigError, match="a key of 5 bytes; write 32"):
         Pseudonyms(b"short")
+
+
+def test_no_name_address_or_free_text_of_the_standard_is_kept():
+    """Also of attributes that the table does not name; what is kept of these VRs is a code."""
+    kept = {
+        keyword
+        for tag, (vr, *_, keyword) in DicomDictionary.items()
+        if vr in ("PN", "AE", "UR", "LT", "ST", "UT", "UC") and actions(Tag(tag), Options())[0] == "K"
+    }
+    assert kept == {"LongCodeValue", "URNCodeValue"}
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar",
+     "PlacerOrderNumberProcedure", "FillerOrderNumberProcedure", "PlacerOrderNumberImagingServiceRequestRetired",
+     "FillerOrderNumberImagingServiceRequestRetired", "ImageID", "RetrieveURL", "PixelDataProviderURL",
+     "BoardingPassID"],
+)  # fmt: skip
+def test_identifiers_that_the_table_does_not_name_go(keyword: str):
+    dataset = image(ProtocolContextSequence=Sequence([named()]), **{keyword: CANARY.upper()})
+    dataset.ProtocolContextSequence[0].TextValue = CANARY
+    deidentify(dataset, Pseudonyms(KEY), Options())
+    assert keyword not in dataset and CANARY.upper().encode() not in saved(dataset).upper()
+
+
+@pytest.mark.parametrize("vr", ["UN", "OB", "LT"])
+@pytest.mark.parametrize(
+    "keyword",
+    ["ReferencedSeriesSequence", "SharedFunctionalGroupsSequence", "PresentationDisplayCollectionUID", "SegmentLabel",
+     "InstanceCreatorUID", "ReferencedPatientSequence"],
+)  # fmt: skip
+def test_what_is_stored_as_another_vr_does_not_pass_as_bytes(vr: str, keyword: str):
+    """Of 64 KB and more pydicom leaves UN as it is, so that a sequence of names was copied as bytes."""
+    for options in (Options(), Options(uids=True)):
+        dataset = image()
+        value = f"{CANARY} " * 12_000
+        dataset.add(DataElement(keyword, vr, value if vr == "LT" else value.encode(), validation_mode=IGNORE))
+        deidentify(dataset, Pseudonyms(KEY), options)
+        assert keyword not in dataset and CANARY.encode() not in saved(dataset)
+
+
+def test_pixels_that_are_stored_as_unknown_stay():
+    dataset = image()
+    dataset.add(DataElement("PixelData", "UN", b"\1\2"))
+    deidentify(dataset, Pseudonyms(KEY), Options())
+    assert dataset.PixelData == b"\1\2"
