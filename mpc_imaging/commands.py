@@ -10,9 +10,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
+
+if TYPE_CHECKING:
+    from mpc_imaging.data.deidentification import Pseudonyms
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,14 +59,11 @@ def over_headers(body: Callable[[], int], debug: bool) -> int:
     return code
 
 
-def pseudonym_key(path: Path | None) -> bytes:
-    """The key of pseudonyms in ``--key-file``, or without one a key for this run. Raises `ConfigError`."""
-    if path is None:
-        return secrets.token_bytes(32)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"--key-file: {error.strerror}; make one with openssl rand -out FILE 32"]) from None
+def pseudonyms(path: Path | None) -> Pseudonyms:
+    """Those of the key in ``--key-file``, or without one of a key for this run. Raises `ConfigError`."""
+    from mpc_imaging.data.deidentification import Pseudonyms
+
+    return Pseudonyms(secrets.token_bytes(32)) if path is None else Pseudonyms.of_file(path, "--key-file")
 
 
 def with_progress(files: list[Path], title: str) -> Iterator[Path]:

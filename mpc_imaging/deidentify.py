@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
+from mpc_imaging.commands import Parser, over_headers, pseudonyms, with_progress
 from mpc_imaging.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -148,7 +148,6 @@ def _is_loss(reason: str) -> bool:
 
 def _run(arguments: argparse.Namespace) -> _Outcome:
     from mpc_imaging.data.annotations import Mask
-    from mpc_imaging.data.deidentification import Pseudonyms
     from mpc_imaging.data.drafting import candidates
 
     problems: list[str] = []
@@ -161,19 +160,18 @@ def _run(arguments: argparse.Namespace) -> _Outcome:
     manifest = _manifest(arguments, problems)
     if problems:
         raise ConfigError(problems)
-    pseudonyms = Pseudonyms(pseudonym_key(arguments.key_file))
-    options = _options(arguments)
+    names, options = pseudonyms(arguments.key_file), _options(arguments)
     mask = Mask(boxes, arguments.mask_outside_regions)
     outcome = _Outcome()
     _make_target(arguments.target)
     for path in with_progress(candidates(arguments.source), "de-identifying"):
         name = path.relative_to(arguments.source).as_posix()
         try:
-            outcome.written[name] = _copy(path, arguments, pseudonyms, options, mask)
+            outcome.written[name] = _copy(path, arguments, names, options, mask)
         except DataError as error:
             outcome.refused[name] = error.problems[0]
     if manifest is not None:
-        _write_manifest(arguments, pseudonyms, options, outcome, manifest)
+        _write_manifest(arguments, names, options, outcome, manifest)
     return outcome
 
 
@@ -274,24 +272,21 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
 
 def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | None:
     """IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
-    from mpc_imaging.data.manifest import NAME
+    from mpc_imaging.data.manifest import NAME, UNREADABLE, read_table
 
     path = arguments.source / NAME
     if not path.is_file():
         return None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns, lines = read_table(path)
+    except UNREADABLE as error:
         problems.append(f"IN/{NAME}: cannot be read as UTF-8 CSV ({type(error).__name__}); correct or move it")
         return None
-    columns = [name.lower() for name in lines[0]] if lines else []
     for name in ("file", *_CARRIED):
         if columns.count(name) > 1 or (name == "file" and name not in columns):
             found = "twice" if name in columns else "missing"
             problems.append(f"IN/{NAME}: the column '{name}' is {found}; correct or move the manifest")
-    rows = [dict(zip(columns, line + [""] * len(columns), strict=False)) for line in lines[1:] if any(line)]
-    return _Table(columns, rows)
+    return _Table(columns, [cells for _, cells in lines])
 
 
 def _write_manifest(

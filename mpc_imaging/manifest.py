@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mpc_imaging.commands import Parser, over_headers, pseudonym_key, with_progress
+from mpc_imaging.commands import Parser, over_headers, pseudonyms, with_progress
 from mpc_imaging.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -214,10 +214,8 @@ def _patient_names(arguments: argparse.Namespace) -> Callable[[str], str]:
     """How patients are named in the manifest: as they are, or by pseudonyms (those of `deidentify`)."""
     if arguments.real_ids:
         return str
-    from mpc_imaging.data.deidentification import Pseudonyms
-
-    pseudonyms = Pseudonyms(pseudonym_key(arguments.key_file))
-    return lambda patient: pseudonyms.name("patient", patient)
+    names = pseudonyms(arguments.key_file)
+    return lambda patient: names.name("patient", patient)
 
 
 def _write(out: Path, rows: Sequence[dict[str, str]], columns: Sequence[str]) -> None:

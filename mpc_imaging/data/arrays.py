@@ -63,19 +63,19 @@ def read_rows(path: Path, data: DataSettings) -> list[Row]:
 
 
 def read_resized(
-    path: Path, index: Sequence[int], data: DataSettings, content: Callable[[np.ndarray], bytes]
+    path: Path, index: Sequence[int], data: DataSettings, contents_of: Callable[[np.ndarray], list[bytes]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[bytes]]:
     """The images ``index``, which ascends, in the size and channels of ``data``: float32 (n, C, H, W) in [0, 1] each.
 
-    With data.masks also their masks, uint8 (n, H, W) of 0 and 1 each. Last what ``content`` makes of each image
-    (C, H, W) as it was read. Raises `DataError` if they cannot be read.
+    With data.masks also their masks, uint8 (n, H, W) of 0 and 1 each. Last what ``contents_of`` makes of the
+    images as they were read. Raises `DataError` if they cannot be read.
     """
     size = data.image_size
     images: list[torch.Tensor] = []
     contents: list[bytes] = []
     for part in read_images(path, index, data.channels):
         images.append(resize(torch.from_numpy(part), size))
-        contents += map(content, part)
+        contents += contents_of(part)
     masks = read_masks(path, index) if data.masks else ()
     return images, [resize_masks(torch.from_numpy(part), size) for part in masks], contents
 

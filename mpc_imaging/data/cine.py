@@ -17,7 +17,7 @@ from mpc_imaging.data.images import normalise, resize
 from mpc_imaging.data.loading import find_rows, own_rows
 from mpc_imaging.data.row_images import window_of
 from mpc_imaging.data.rows import Refused, Row
-from mpc_imaging.data.splits import Split, report
+from mpc_imaging.data.splits import Split, labels_of, report
 from mpc_imaging.errors import DataError
 from mpc_imaging.settings import DataSettings, Settings
 
@@ -33,7 +33,6 @@ class CineFile:
 
     path: Path = field(repr=False)
     row: Row = field(repr=False)
-    pseudonym: str
     count: int
 
 
@@ -52,15 +51,13 @@ class Cine:
 
     def split(self) -> Split:
         """Pseudonyms, labels and sources of all frames: a `Split` without images, of shape (0, C, H, W)."""
-        data, ids, labels, sources = self._data, [], [], []
+        data, ids, rows, sources = self._data, [], [], []
         for file in self._files:
-            name = file.pseudonym
-            ids += [name] if file.count == 1 else [f"{name}-{k:03d}" for k in range(file.count)]
-            labels += [file.row.label] * file.count
+            ids += self._names.ids(file.row, file.count)
+            rows += [file.row] * file.count
             sources += [(file.path, k) for k in range(file.count)]
-        known = torch.tensor(labels, dtype=torch.int64)
-        known = known.reshape(-1, len(data.class_names)) if data.multi_label else known
-        return Split(torch.zeros(0, data.channels, data.image_size, data.image_size), known, ids, sources)
+        none = torch.zeros(0, data.channels, data.image_size, data.image_size)
+        return Split(none, labels_of(rows, data), ids, sources)
 
     def frames(self) -> Iterator[tuple[int, Load]]:
         """Yield every frame's number, from 0, and what decodes it: float32 (C, H, W), resized and normalised.
@@ -117,15 +114,13 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
             file is left.
     """
     data, split, owners = settings.data, settings.task.split, settings.data_owners()
-    source = find_rows(data, party, owners, folder, not settings.needs_labels())
-    if data.require_consent and record is not None:
-        record("consent", purpose=data.purpose, left_out=source.withheld)
+    source = find_rows(data, party, owners, folder, not settings.needs_labels(), record)
     rejected, files = list(source.rejected), []
     for row in own_rows(source, owners, [split]):
         path = source.path / row.file
         try:
             with open_picture(path) as picture:
-                files.append(CineFile(path, row, source.names.of(row), picture.count))
+                files.append(CineFile(path, row, picture.count))
         except ImageError as error:
             rejected.append(Refused(row.number, row.file, str(error)))
     source.names.write([file.row for file in files], rejected)

@@ -12,6 +12,7 @@ import hmac
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
+from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
@@ -49,6 +50,16 @@ class Pseudonyms:
         if len(key) != 32:
             raise ConfigError([f"a key of {len(key)} bytes; write 32 random ones: openssl rand -out FILE 32"])
         self._key = key
+
+    @classmethod
+    def of_file(cls, path: Path, option: str) -> Pseudonyms:
+        """With the key in a file, which ``option`` names. Raises `ConfigError`."""
+        try:
+            key = path.read_bytes()
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}; make one with openssl rand -out FILE 32"
+            raise ConfigError([f"{option}: {what}"]) from None
+        return cls(key)
 
     def _digest(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{kind}\0{value.strip()}".encode(), hashlib.sha256)

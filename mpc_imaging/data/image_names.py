@@ -15,7 +15,6 @@ from pathlib import Path
 
 from mpc_imaging.data.deidentification import Pseudonyms
 from mpc_imaging.data.rows import Refused, Row
-from mpc_imaging.errors import ConfigError
 
 RESULTS = "results"  # in a party's run folder: what only the owner of the images may see
 KEY = "pseudonyms.key"
@@ -34,16 +33,11 @@ class ImageNames:
     """
 
     def __init__(self, party: str, folder: Path, key_file: str | None) -> None:
-        self._party, self._folder = party, folder / RESULTS
+        self._party, self._folder = party, private_folder(folder)
         if key_file is None:
-            key = _key_of_run(self._folder)
+            self._pseudonyms = Pseudonyms(_key_of_run(self._folder))
         else:
-            try:
-                key = Path(key_file).expanduser().read_bytes()
-            except OSError as error:
-                what = f"cannot be read: {error.strerror}; make one with openssl rand -out FILE 32"
-                raise ConfigError([f"data.pseudonym_key_file: {what}"]) from None
-        self._pseudonyms = Pseudonyms(key)
+            self._pseudonyms = Pseudonyms.of_file(Path(key_file).expanduser(), "data.pseudonym_key_file")
 
     def pseudonym(self, file: str) -> str:
         """20 letters and digits for a file, as the manifest has it."""
@@ -52,6 +46,11 @@ class ImageNames:
     def of(self, row: Row) -> str:
         """The id of a row's image: ``<party>-<split that the data set has it in>-<pseudonym>``."""
         return f"{self._party}-{row.origin}-{self.pseudonym(row.file)}"
+
+    def ids(self, row: Row, count: int) -> list[str]:
+        """The ids of a row's images, with the number of each, from 0, if there are several."""
+        name = self.of(row)
+        return [name] if count == 1 else [f"{name}-{k:03d}" for k in range(count)]
 
     def refusal(self, refused: Refused) -> str:
         """One line for logs and errors: the row and the pseudonym of its file, and what is wrong with it."""
@@ -83,8 +82,15 @@ def _key_of_run(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def private_folder(folder: Path) -> Path:
+    """``folder``/results, made if it is not there, for this user's eyes alone."""
+    private = folder / RESULTS
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.chmod(0o700)
+    return private
+
+
 def _write_private(path: Path, content: bytes) -> None:
     """Write a file for this user's eyes alone."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

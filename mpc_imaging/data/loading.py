@@ -42,9 +42,7 @@ def load_party(
         source = _phantom_rows(data, party, folder, "dicom", rows)
         own = source.rows
     else:
-        source = find_rows(data, party, owners, folder, not settings.needs_labels())
-        if data.require_consent and record is not None:
-            record("consent", purpose=data.purpose, left_out=source.withheld)
+        source = find_rows(data, party, owners, folder, not settings.needs_labels(), record)
         own = own_rows(source, owners, splits)
     parts = read(source, own, splits)
     if not any(part.ids for part in parts.values()):
@@ -85,9 +83,17 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
 
 
 def find_rows(
-    data: DataSettings, party: str, owners: Sequence[str], folder: Path, unlabelled: bool = False
+    data: DataSettings,
+    party: str,
+    owners: Sequence[str],
+    folder: Path,
+    unlabelled: bool,
+    record: Callable[..., None] | None = None,
 ) -> RowSource:
-    """Read the manifest or the labels in reach of ``party``; ``unlabelled``: also of images without one."""
+    """Read the manifest or the labels in reach of ``party``; ``unlabelled``: also of images without one.
+
+    ``record``: see `load_party`.
+    """
     path = _path(data, party, owners)
     private = party in data.paths or data.partition.kind is PartitionKind.private
     if data.kind is DataKind.medmnist:
@@ -105,8 +111,10 @@ def find_rows(
     )
     if data.require_consent:
         logger.info("left out %d images of the manifest, without consent for %r", withheld, data.purpose)
+        if record is not None:
+            record("consent", purpose=data.purpose, left_out=withheld)
     names = ImageNames(party, folder, data.pseudonym_key_file)
-    return RowSource(data, party, path, rows, rejected, not private, names, withheld)
+    return RowSource(data, party, path, rows, rejected, not private, names)
 
 
 def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:

@@ -27,6 +27,7 @@ REQUIRED = ("file", "label", "patient", "split")
 WITH_MASKS = ("file", "mask", "patient", "split")
 CONSENT = ("consent", "purpose")
 ANY_PURPOSE = "any"
+UNREADABLE = (OSError, UnicodeDecodeError, csv.Error)  # raised for what is no table in UTF-8
 NO_LABEL = "it has no label"
 _ANSWERS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -130,26 +131,34 @@ def name_rows(numbers: Sequence[int]) -> str:
 
 def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return (row number, stripped cells by column) of every row that is not empty."""
-    path = folder / NAME
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            table = [[cell.strip() for cell in line] for line in csv.reader(stream)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns, lines = read_table(folder / NAME)
+    except UNREADABLE as error:
         raise DataError(
             [
                 f"{NAME} cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
                 f"{', '.join(required)}"
             ]
         ) from None
-    columns = [name.lower() for name in table[0]] if table else []
     problems = [f"{NAME}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
     problems += [
         f"{NAME}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
     ]
     if problems:
         raise DataError(problems)
+    return lines
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a manifest in lower case, and (row number, stripped cells by column) of each row that has any.
+
+    Raises what `UNREADABLE` lists.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        table = [[cell.strip() for cell in line] for line in csv.reader(stream)]
+    columns = [name.lower() for name in table[0]] if table else []
     lines = [(number, line) for number, line in enumerate(table[1:], start=2) if any(line)]
-    return [(number, dict(zip(columns, line + [""] * len(columns), strict=False))) for number, line in lines]
+    return columns, [(number, dict(zip(columns, line + [""] * len(columns), strict=False))) for number, line in lines]
 
 
 def _hint(column: str) -> str:

@@ -59,7 +59,7 @@ class Split:
 class RowSource:
     """Rows in reach of one party, and how to read them. ``shared``: one data set for all owners, to be divided.
 
-    ``names``: pseudonyms of DICOM files. ``withheld``: so many images are not among the rows, for want of consent.
+    ``names``: pseudonyms of DICOM files.
     """
 
     data: DataSettings
@@ -69,7 +69,6 @@ class RowSource:
     rejected: list[Refused]
     shared: bool
     names: ImageNames | None = None
-    withheld: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,15 @@ def _read_npz(source: RowSource, split: str, rows: Sequence[Row]) -> Pixels:
         for origin, same in itertools.groupby(rows, key=lambda row: row.origin)
     ]
     pixels = np.concatenate(parts)
-    contents = [_content(image) for image in pixels]
-    copies = len(pixels) - len({_digest(image) for image in pixels})
+    digests = list(map(_digest, pixels))
+    copies = len(pixels) - len(set(digests))
     if copies:
         logger.info(
             "%d of %d %s images repeat another one: MedMNIST has some, they are kept", copies, len(pixels), split
         )
     ids = [f"{prefix}{row.origin}-{row.number:05d}" for row in rows]
-    return Pixels([resize(torch.from_numpy(pixels), data.image_size)], rows, ids, contents=contents)
+    images = [resize(torch.from_numpy(pixels), data.image_size)]
+    return Pixels(images, rows, ids, contents=_contents(pixels, digests))
 
 
 def _read_arrays(source: RowSource, rows: Sequence[Row]) -> Pixels:
@@ -125,7 +125,7 @@ def _read_arrays(source: RowSource, rows: Sequence[Row]) -> Pixels:
     if not rows:
         return Pixels([], [], [])
     rows = sorted(rows, key=lambda row: row.number)
-    images, masks, contents = arrays.read_resized(source.path, [row.number for row in rows], data, _content)
+    images, masks, contents = arrays.read_resized(source.path, [row.number for row in rows], data, _contents)
     ids = [f"{prefix}{row.origin}-{row.number:05d}" for row in rows]
     return Pixels(images, rows, ids, masks=masks, contents=contents)
 
@@ -134,7 +134,7 @@ def _read_files(source: RowSource, rows: dict[str, list[Row]]) -> dict[str, Pixe
     """Decode the party's DICOM files, file by file; refuse or leave out what cannot be used."""
     data = source.data
     rejected = list(source.rejected)
-    seen: dict[bytes, int] = {}
+    seen: dict[tuple[bytes, ...], int] = {}
     loaded = {}
     reader = MaskReader(data.mask_segment)
     for split, own in rows.items():
@@ -151,15 +151,15 @@ def _read_files(source: RowSource, rows: dict[str, list[Row]]) -> dict[str, Pixe
             except ImageError as error:
                 rejected.append(Refused(row.number, row.file, f"its mask: {error}"))
                 continue
-            first = seen.setdefault(_digest(*frames), row.number)
+            digests = tuple(map(_digest, frames))
+            first = seen.setdefault(digests, row.number)
             if first != row.number:
                 rejected.append(Refused(row.number, row.file, f"the same image as row {first}"))
                 continue
             images += [resize(torch.from_numpy(frame)[None], data.image_size) for frame in frames]
-            contents += map(_content, frames)
+            contents += _contents(frames, digests)
             used += [row] * len(frames)
-            name = source.names.of(row)
-            ids += [name] if len(frames) == 1 else [f"{name}-{k:03d}" for k in range(len(frames))]
+            ids += source.names.ids(row, len(frames))
             sources += places
             if data.masks:
                 masks.append(_masks(marked, len(frames), data.image_size))
@@ -206,19 +206,25 @@ def finished(data: DataSettings, part: Pixels) -> Split:
     if data.masks:
         labels = torch.cat(part.masks).long() if part.masks else torch.zeros(0, size, size, dtype=torch.int64)
     else:
-        labels = torch.tensor([row.label for row in part.rows], dtype=torch.int64)
-        labels = labels.reshape(-1, len(data.class_names)) if data.multi_label else labels
+        labels = labels_of(part.rows, data)
     return Split(normalise(joint, data.mean, data.std), labels, part.ids, part.sources, part.contents)
 
 
-def _content(image: np.ndarray) -> bytes:
-    """What two owners compare an image (..., C, H, W) by: nothing if it is blank, as any two blank ones are alike."""
-    return b"" if image.max() - image.min() < quality.HALF_LEVEL else _digest(image)
+def labels_of(rows: Sequence[Row], data: DataSettings) -> torch.Tensor:
+    """The labels of rows: int64 (N,), or with data.multi_label (N, K)."""
+    labels = torch.tensor([row.label for row in rows], dtype=torch.int64)
+    return labels.reshape(-1, len(data.class_names)) if data.multi_label else labels
 
 
-def _digest(*arrays: np.ndarray) -> bytes:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.digest()
+def _contents(images: Sequence[np.ndarray], digests: Sequence[bytes] | None = None) -> list[bytes]:
+    """What two owners compare images (..., C, H, W) by: nothing of a blank one, as any two of those are alike."""
+    digests = list(map(_digest, images)) if digests is None else digests
+    blank = [image.max() - image.min() < quality.HALF_LEVEL for image in images]
+    return [b"" if empty else known for empty, known in zip(blank, digests, strict=True)]
+
+
+def _digest(image: np.ndarray) -> bytes:
+    """SHA-256 of an image's shape and values."""
+    found = hashlib.sha256(str(image.shape).encode())
+    found.update(np.ascontiguousarray(image))
+    return found.digest()

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from mpc_imaging.data.image_names import RESULTS
+from mpc_imaging.data.image_names import private_folder
 from mpc_imaging.data.refusals import ImageError
 from mpc_imaging.errors import DataError
 from mpc_imaging.report.predictions import write_atomically
@@ -101,14 +101,6 @@ def write_results(
         advance()
     write_atomically(outcome.table, _table(rows, class_names, outcome).encode(), mode=0o600)
     return outcome
-
-
-def private_folder(folder: Path) -> Path:
-    """``folder``/results, made if it is not there, for this user's eyes alone."""
-    private = folder / RESULTS
-    private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private.chmod(0o700)
-    return private
 
 
 class _Sources:

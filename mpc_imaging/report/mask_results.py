@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from pydicom import Dataset
 
+from mpc_imaging.data.image_names import private_folder
 from mpc_imaging.data.images import restore_masks
 from mpc_imaging.data.refusals import ImageError
 from mpc_imaging.errors import DataError
-from mpc_imaging.report.dicom_results import NO_SOURCE, Outcome, private_folder
+from mpc_imaging.report.dicom_results import NO_SOURCE, Outcome
 from mpc_imaging.report.predictions import write_atomically
 from mpc_imaging.report.result_objects import (
     ModelIdentity,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpc_imaging.report import mask_metrics as single
-from mpc_imaging.report.metrics import METRICS, UNKNOWN_LABEL, label_counts, metrics_from_label_counts
+from mpc_imaging.report.metrics import METRICS, UNKNOWN_LABEL, label_agreement, label_counts, metrics_from_label_counts
 
 # Of a run with masks, in the order of tables. The first two are of all pixels of all images together.
 OVERLAP_METRICS = ("dice", "iou", "mean_dice", "mean_iou", "hausdorff", "hausdorff95")
@@ -24,6 +24,7 @@ SINGLE = {"mean_dice": "dice", "mean_iou": "iou", "hausdorff": "hausdorff", "hau
 NO_DISTANCE = "no image has something marked in both of its masks"
 NO_AUC = "masks are compared pixel by pixel"
 UNKNOWN = "no image has a known mask"
+ONLY_MASKS = "only masks were revealed"
 EMPTY = "neither masks nor predictions have a pixel of the structure"
 
 
@@ -84,22 +85,11 @@ def overlap_fidelity(
     secure: npt.ArrayLike, plain: npt.ArrayLike, logits: tuple[npt.ArrayLike, npt.ArrayLike] | None
 ) -> dict[str, Any]:
     """How close secure masks (N, H, W) are to plaintext ones: equal pixels, and errors of their logits if known."""
-    ours, theirs = np.asarray(secure), np.asarray(plain)
-    agreeing = int((ours == theirs).sum())
-    result = {
-        "label_agreement": agreeing / ours.size if ours.size else None,
-        "agreeing": agreeing,
-        "images": ours.size,
-        "unit": "pixels",
-        "max_logit_error": None,
-        "mean_logit_error": None,
-        "auc_difference": None,
-        "reasons": {"auc_difference": NO_AUC},
-    }
-    if logits is None:
-        reason = "only masks were revealed"
-        result["reasons"] |= {"max_logit_error": reason, "mean_logit_error": reason}
-    elif ours.size:
+    result = label_agreement(np.ravel(secure), np.ravel(plain), ONLY_MASKS) | {"unit": "pixels"}
+    result["reasons"]["auc_difference"] = NO_AUC
+    if logits is not None and result["images"]:
         errors = np.abs(np.asarray(logits[0], dtype=np.float64) - np.asarray(logits[1], dtype=np.float64))
-        result |= {"max_logit_error": float(errors.max()), "mean_logit_error": float(errors.mean())}
+        for name, value in (("max_logit_error", errors.max()), ("mean_logit_error", errors.mean())):
+            result[name] = float(value)
+            del result["reasons"][name]
     return result

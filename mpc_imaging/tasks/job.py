@@ -98,6 +98,11 @@ class Job:
         """Number of classes."""
         return len(self.settings.data.class_names)
 
+    @property
+    def unknown_label(self) -> int | list[int]:
+        """What stands for the label of an image of another owner."""
+        return [UNKNOWN_LABEL] * self.classes if self.settings.data.multi_label else UNKNOWN_LABEL
+
     def open(
         self,
         value: str,
@@ -267,7 +272,8 @@ class Job:
             return
         total, spans = self.catalogue.total(split), self.catalogue.spans(split)
         with_logits, with_predictions = self._rows("logits", split), self._rows("predictions", split)
-        opened, predicted, onehot = self.open_rows(logits, total, spans, self.wanted("metrics"))
+        compared = self.compares(total, spans)
+        opened, predicted, onehot = self.open_rows(logits, total, spans, compared, self.wanted("metrics"))
         if self.wanted("metrics"):
             self.metrics = self._open_counts(split, onehot, labels)
         self.metrics = with_auc(self.metrics, self.open_auc(logits, labels))
@@ -284,20 +290,19 @@ class Job:
         logits: torch.Tensor | None,
         total: int,
         spans: Mapping[str, slice],
+        compared: bool,
         counted: bool = False,
-        compared: bool | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Open logits and predictions of the first ``total`` rows, of the owners in ``spans``, as the policy says.
 
         logits: shares (N, K), with as many rows or more, or None. Returns what this party may see of both, or None, and
-        shares of all rows' predictions (see `counts`): None unless they were needed, or are to be ``counted``.
-        compared: whether predictions are found on shares, if not as these rows need it (see `compares`).
+        shares of all rows' predictions (see `counts`): None unless they are ``compared`` (see `compares`) or to be
+        ``counted``.
         """
         opened = self.open("logits", None if logits is None else logits[:total], (total, self.classes), spans)
-        individually = self.compares(total, spans) if compared is None else compared
-        onehot = self._predicted(logits) if individually or counted else None
+        onehot = self._predicted(logits) if compared or counted else None
         predicted = None
-        if individually:
+        if compared:
             predicted = self._open_predictions(None if onehot is None else onehot[:total], total, spans)
         return opened, predicted, onehot
 
@@ -335,7 +340,6 @@ class Job:
         me = self.session.me
         spans, rows = self.catalogue.spans(split), self._rows(value, split)[me]
         ids, labels, own = [], [], None
-        unknown = [UNKNOWN_LABEL] * self.classes if self.settings.data.multi_label else UNKNOWN_LABEL
         for owner, span in spans.items():
             part = slice(max(span.start, rows.start) - span.start, max(0, min(span.stop, rows.stop) - span.start))
             mine = self.own[split] if owner == me else None
@@ -343,12 +347,13 @@ class Job:
             if mine is not None:
                 own = (part, slice(len(ids), len(ids) + len(names[part])))
             ids += names[part]
-            labels += mine.labels[part].tolist() if mine is not None else [unknown] * len(names[part])
+            labels += mine.labels[part].tolist() if mine is not None else [self.unknown_label] * len(names[part])
         scores = None if logits is None else logits.numpy()
         write_predictions(self.folder, ids, labels, scores, predicted.numpy(), self.settings.data.class_names)
         if self.settings.data.dicom_results and own is not None:
             part, shown = own
-            write_own(self, self.own[split], part, None if logits is None else logits[shown], predicted[shown])
+            rows = range(part.start, part.stop)
+            write_own(self, self.own[split], rows, None if logits is None else logits[shown], predicted[shown])
 
     def finish(self, cost: dict[str, float] | None, layers: list[dict[str, Any]]) -> None:
         """Write result.json, the last of this party's files; ``cost`` and ``layers`` are those of the `Meter`."""

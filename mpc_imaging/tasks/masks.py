@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mpc_imaging.parties.policy import allowed_rows
 from mpc_imaging.report.masks import write_masks
 from mpc_imaging.report.overlap import metrics_from_overlap
 from mpc_imaging.tasks.compute import batches
@@ -30,9 +29,7 @@ def open_masks(job: Job, split: str, logits: torch.Tensor | None, labels: torch.
     """
     shape, spans = (job.catalogue.total(split), *label_shape(job.settings)), job.catalogue.spans(split)
     opened = job.open("logits", None if logits is None else logits.flatten(1, 2), shape, spans)
-    # Whoever gets the logits of an image has its mask, which is not worth the comparisons then.
-    with_logits = allowed_rows(job.settings, "logits", spans, shape[0])
-    individually = any(name not in with_logits for name in job.settings.recipients("predictions"))
+    individually = job.compares(shape[0], spans)
     predicted = predicted_masks(job, logits) if individually or job.wanted("metrics") else None
     masks = job.open("predictions", predicted, shape, spans, bits=0) if individually else None
     if job.wanted("metrics"):
@@ -43,7 +40,7 @@ def open_masks(job: Job, split: str, logits: torch.Tensor | None, labels: torch.
         own = job.own[split]
         write_masks(job.folder, own.ids, own.labels.numpy(), masks.numpy(), None if opened is None else opened.numpy())
         if job.settings.data.dicom_results:
-            write_own_masks(job, own, slice(0, len(own)), masks.numpy())
+            write_own_masks(job, own, range(len(own)), masks.numpy())
 
 
 def predicted_masks(job: Job, logits: torch.Tensor | None) -> torch.Tensor | None:

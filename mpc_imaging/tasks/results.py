@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("mpc_imaging.party")
 
 
+def _source(split: Split, row: int) -> Source | None:
+    return split.sources[row] if split.sources else None
+
+
 def _referred(source: Source | None) -> tuple[Path | list[Path] | None, int | None]:
     """The file and frame that a report refers to; of a volume, the files of its slices, or the one that has them all.
 
@@ -33,7 +38,9 @@ def _referred(source: Source | None) -> tuple[Path | list[Path] | None, int | No
     return (paths[0] if len(paths) == 1 else paths), None
 
 
-def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, predicted: torch.Tensor) -> None:
+def write_own(
+    job: Job, split: Split, rows: Sequence[int], logits: torch.Tensor | None, predicted: torch.Tensor
+) -> None:
     """A report for each of these rows of the owner's split, and results.csv; how many, and why not, goes to the log.
 
     logits: (N, K) of the rows, if they are revealed; predicted: (N,). Raises as `write_results`.
@@ -43,10 +50,11 @@ def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, 
 
     names = job.settings.data.class_names
     scores = [None] * len(predicted) if logits is None else logits.double().softmax(1).tolist()
-    sources = split.sources[rows] or [None] * len(predicted)
     results = [
-        ResultRow(image_id, *_referred(source), names[label], score and dict(zip(names, score, strict=True)))
-        for image_id, source, label, score in zip(split.ids[rows], sources, predicted.tolist(), scores, strict=True)
+        ResultRow(
+            split.ids[k], *_referred(_source(split, k)), names[label], score and dict(zip(names, score, strict=True))
+        )
+        for k, label, score in zip(rows, predicted.tolist(), scores, strict=True)
     ]
     with job.progress.stage("results", len(results)):
         outcome = write_results(job.folder, results, _identity(job), names, advance=job.progress.advance)
@@ -54,7 +62,7 @@ def write_own(job: Job, split: Split, rows: slice, logits: torch.Tensor | None, 
     log.info("wrote %d DICOM reports; %d rows are in results.csv only, with the reason", len(outcome.written), without)
 
 
-def write_own_masks(job: Job, split: Split, rows: slice, masks: np.ndarray) -> None:
+def write_own_masks(job: Job, split: Split, rows: Sequence[int], masks: np.ndarray) -> None:
     """DICOM segmentations of these rows of the owner's split, and masks.csv; how many, and why not, goes to the log.
 
     masks: uint8 (n, H, W) of 0 and 1, of the rows in their order, as large as the model's images. Images that are not
@@ -62,10 +70,8 @@ def write_own_masks(job: Job, split: Split, rows: slice, masks: np.ndarray) -> N
     """
     from mpc_imaging.report.mask_results import MaskRow, write_masks
 
-    sources = split.sources[rows] or [None] * len(masks)
     results = [
-        MaskRow(image_id, *(source or (None, 0)), mask)
-        for image_id, source, mask in zip(split.ids[rows], sources, masks, strict=True)
+        MaskRow(split.ids[k], *(_source(split, k) or (None, 0)), mask) for k, mask in zip(rows, masks, strict=True)
     ]
     structure = job.settings.data.class_names[1]
     with job.progress.stage("results", len(results)):

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from mpc_imaging.data import Split
-from mpc_imaging.report.metrics import UNKNOWN_LABEL
 from mpc_imaging.report.predictions import write_predictions
 from mpc_imaging.tasks.compute import forward
 from mpc_imaging.tasks.feed import Step, planned_steps
@@ -61,7 +59,9 @@ def stream(job: Job, model: Any) -> None:
     Raises as `SessionFeed.next` and `Job.open`.
     """
     results, clock, done = _Results(), _Clock(), Counter()
-    several = job.settings.data.multi_label
+    several, split = job.settings.data.multi_label, job.settings.task.split
+    # As the policy has it for all owners together: every step demands the same, in whatever order they come.
+    compared = job.compares(job.catalogue.total(split), job.catalogue.spans(split))
     if model is not None:
         with model.observer("weights", "opening"):
             model.open_weights()
@@ -72,7 +72,7 @@ def stream(job: Job, model: Any) -> None:
             begun = time.monotonic()
             # What a step costs depends on whose frames it has, and how many.
             key = ("step", step.owner, len(step.frames))
-            logits, predicted = job.segment(key, _step, job, model, step)
+            logits, predicted = job.segment(key, _step, job, model, step, compared)
             results.add(step, logits, predicted, several)
             if step.owner == job.session.me and (model is not None or logits is not None or predicted is not None):
                 clock.add(feed.arrivals(), begun)
@@ -94,16 +94,13 @@ def stream(job: Job, model: Any) -> None:
     _write(job, results)
 
 
-def _step(job: Job, model: Any, step: Step) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _step(job: Job, model: Any, step: Step, compared: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Share, compute and open one step: its logits (n, K) and predictions, as far as this party may see them."""
     images, count = job.feed.share(step), len(step.frames)
     logits = None
     if model is not None:
         logits = forward(model, images, len(images), lambda rows: None, once)
-    # As the policy has it for all owners, not for this one: every step demands the same, in whatever order they come.
-    split = job.settings.task.split
-    compared = job.compares(job.catalogue.total(split), job.catalogue.spans(split))
-    return job.open_rows(logits, count, {step.owner: slice(0, count)}, compared=compared)[:2]
+    return job.open_rows(logits, count, {step.owner: slice(0, count)}, compared)[:2]
 
 
 def _write(job: Job, results: _Results) -> None:
@@ -115,10 +112,9 @@ def _write(job: Job, results: _Results) -> None:
     order = sorted(range(len(results.frames)), key=lambda row: (place[results.frames[row][0]], results.frames[row][1]))
     frames = [results.frames[row] for row in order]
     own = None if job.own is None else job.own[split]
-    unknown = [UNKNOWN_LABEL] * job.classes if settings.data.multi_label else UNKNOWN_LABEL
     names = job.ids if own is None else {**job.ids, me: own.ids}
     ids = [names[owner][number] for owner, number in frames]
-    labels = [own.labels[number].tolist() if owner == me else unknown for owner, number in frames]
+    labels = [own.labels[number].tolist() if owner == me else job.unknown_label for owner, number in frames]
     predicted = torch.tensor([results.predicted[row] for row in order])
     rows = [results.logits[row] for row in order]
     # The file has scores for all of its rows or for none.
@@ -128,10 +124,4 @@ def _write(job: Job, results: _Results) -> None:
     mine = [row for row, (owner, _) in enumerate(frames) if owner == me]
     if settings.data.dicom_results and mine:
         numbers = [frames[row][1] for row in mine]
-        part = Split(
-            own.images,
-            own.labels[numbers],
-            [own.ids[n] for n in numbers],
-            [own.sources[n] for n in numbers] if own.sources else [],
-        )
-        write_own(job, part, slice(0, len(mine)), None if logits is None else logits[mine], predicted[mine])
+        write_own(job, own, numbers, None if logits is None else logits[mine], predicted[mine])

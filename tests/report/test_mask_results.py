@@ -158,12 +158,12 @@ def test_an_owner_writes_its_own_rows(tmp_path: Path, caplog: pytest.LogCaptureF
     labels = torch.from_numpy(masks).long()
     ids = [f"a-test-{k:05d}" for k in range(4)]
     split = Split(torch.zeros(4, 1, SIZE, SIZE), labels, ids, [(path, 0) for path in ct_series(tmp_path, 4)])
-    write_own_masks(owner(tmp_path), split, slice(1, 4), masks[1:])
+    write_own_masks(owner(tmp_path), split, range(1, 4), masks[1:])
     assert [row["image_id"] for row in table(tmp_path)] == ids[1:]
     seg = pydicom.dcmread(tmp_path / "results" / "a-test-00001-mask.dcm")
     assert seg.NumberOfFrames == 3 and seg.SegmentSequence[0].SegmentLabel == "liver"
     assert "wrote 3 masks into 1 DICOM segmentations; 0 have none" in caplog.text
-    write_own_masks(owner(tmp_path / "npz"), Split(split.images, labels, ids), slice(0, 4), masks)
+    write_own_masks(owner(tmp_path / "npz"), Split(split.images, labels, ids), range(4), masks)
     assert all(row["segmentation"] == "" for row in table(tmp_path / "npz"))
 
 

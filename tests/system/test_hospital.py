@@ -103,7 +103,7 @@ def test_every_owner_has_reports_on_its_images(predicted: tuple[Path, Run]) -> N
 
 
 def test_the_reports_pass_highdicom(predicted: tuple[Path, Run]) -> None:
-    sr = pytest.importorskip("highdicom.sr")
+    sr = pytest.importorskip("highdicom.sr", reason="an extra: pip install highdicom")
     for owner in HOSPITALS:
         for path in reports(predicted[1], owner):
             (group,) = sr.srread(path).content.get_image_measurement_groups()
