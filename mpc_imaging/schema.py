@@ -47,7 +47,7 @@ class ProtocolSettings:
     """The protocol and the fixed-point precision: a value v is held as round(v * 2**fraction_bits) modulo 2**64.
 
     comparison_bits: width of comparisons (fss); null: all bits, so that no value can be too large for it. range_check:
-    whether a narrower width is checked, on shares, before anything is opened.
+    whether it is checked on shares, before anything is opened, that no value has left the range.
     """
 
     name: ProtocolName = ProtocolName.auto

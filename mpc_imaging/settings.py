@@ -163,9 +163,12 @@ class Settings:
         return self.task.kind is TaskKind.train or counted
 
     def checks_range(self) -> bool:
-        """Whether values are compared on so few bits that they might be too large, and that is checked."""
-        protocol = self.protocol
-        return protocol.name is ProtocolName.fss and protocol.comparison_bits is not None and protocol.range_check
+        """Whether the compute parties find out, before anything is opened, whether all values were in range."""
+        return self.protocol.range_check and self.protocol.name is not ProtocolName.insecure_simulation
+
+    def compares_narrowly(self) -> bool:
+        """Whether values are compared on so few bits that they might be too large for it."""
+        return self.protocol.name is ProtocolName.fss and self.protocol.comparison_bits is not None
 
     def finds_duplicates(self) -> bool:
         """Whether each owner finds out which of its images another owner has too."""

@@ -238,8 +238,11 @@ def policy(settings: Settings, party: str | None) -> Iterator[Problem]:
         entries = settings.policy.reveal.get(value, [])
         if entries and IMAGE_OWNER not in entries and set(settings.recipients(value)) != compute:
             yield Problem(f"policy.reveal.{value}", f"goes to those who compute, no others; write {value}: [compute]")
-    if settings.checks_range() and not settings.recipients("range_ok"):
-        what = "comparison_bits is checked by a bit that is opened; write range_ok: [compute], or range_check=false"
+    if settings.checks_range() and not settings.policy.reveal.get("range_ok"):
+        what = (
+            "whether values left the range is told by a bit that is opened; write range_ok: [compute] (or "
+            "protocol.range_check=false, and overflow goes unnoticed)"
+        )
         yield Problem("policy.reveal.range_ok", what)
     if settings.recipients("range_layer") and not settings.recipients("range_ok"):
         yield Problem("policy.reveal.range_ok", "range_layer is opened only when it is 0; write range_ok: [compute]")

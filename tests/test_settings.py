@@ -165,7 +165,7 @@ SEMANTIC = [
     ),
     ({"policy.reveal.logits": ["dealer"]}, "a dealer may learn nothing"),
     (
-        {"policy.reveal": {"loss": ["receiver"]}},
+        {"policy.reveal": {"loss": ["receiver"], "range_ok": ["compute"]}},
         "nobody receives anything from infer; name a recipient of one of logits",
     ),
     ({"protocol.fraction_bits": 7}, "protocol.fraction_bits: 7 is out of range; write a whole number from 8 to 24"),
@@ -365,6 +365,7 @@ def test_mapping_and_file_round_trip(tmp_path: Path) -> None:
 
 def test_roles_and_recipients() -> None:
     policy = {"logits": ["image_owner", "model_owner"], "predictions": ["hospital_b"], "loss": ["receiver"]}
+    policy["range_ok"] = ["compute"]
     settings = from_mapping(changed({"policy.reveal": policy}))
     assert settings.compute_parties() == ["hospital_a", "hospital_b"]
     assert settings.data_owners() == ["hospital_a", "hospital_b"]
@@ -385,7 +386,7 @@ def test_owners_compare_their_images_only_if_the_policy_says_so() -> None:
 
 
 def test_receivers_are_those_of_values_that_the_task_produces() -> None:
-    policy = {"predictions": ["hospital_b"], "weights": ["model_owner"]}
+    policy = {"predictions": ["hospital_b"], "weights": ["model_owner"], "range_ok": ["compute"]}
     assert from_mapping(changed({"policy.reveal": policy})).receivers() == ["hospital_b"]
     train = from_mapping(changed({"policy.reveal": policy, "task.kind": "train"}))
     assert train.receivers() == ["hospital_a", "hospital_b"]

@@ -33,7 +33,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"data.masks": True}, "data.masks: a stream opens classes of frames, not masks; write false, or task=infer"),
     ({"resume": True, "checkpoint.path": "/run"}, "resume: stream is not resumed"),
     (
-        {"policy.reveal": {"metrics": ["receiver"]}},
+        {"policy.reveal": {"metrics": ["receiver"], "range_ok": ["compute"]}},
         "nobody receives anything from stream; name a recipient of one of logits, predictions",
     ),
 ]

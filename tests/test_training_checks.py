@@ -34,6 +34,7 @@ RUNS = [
     MULTI,
     EARLY,
     EARLY | {"policy.reveal.epoch": ["compute"]},
+    {"policy.reveal.range_ok": [], "protocol.range_check": False},
 ]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -125,9 +126,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (BACKBONE | {"model.backbone.features": 0}, "write how many features it makes of an image"),
     (BACKBONE | {"model.backbone._target_": "resnet18"}, "'resnet18' is no dotted name"),
     ({"policy.reveal.range_ok": ["hospital_a"]}, "policy.reveal.range_ok: goes to those who compute, no others"),
-    ({"policy.reveal.range_ok": [], "protocol.comparison_bits": 40}, "comparison_bits is checked by a bit"),
     (
-        {"policy.reveal.range_ok": [], "policy.reveal.range_layer": ["compute"]},
+        {"policy.reveal.range_ok": []},
+        "policy.reveal.range_ok: whether values left the range is told by a bit that is opened; write range_ok:",
+    ),
+    (
+        {"policy.reveal.range_ok": [], "policy.reveal.range_layer": ["compute"], "protocol.range_check": False},
         "range_layer is opened only when it is 0",
     ),
 ]

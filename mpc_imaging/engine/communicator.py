@@ -86,6 +86,15 @@ class MeshCommunicator(Communicator):
                 result ^= np.frombuffer(payload, np.uint8).reshape(shares.shape)
         return result
 
+    def swap(self, message: bytes) -> list[bytes]:
+        """Every party's message, by rank; all have the same length. One round."""
+        others = iter(self._everyone([memoryview(message)]))
+        return [message if rank == self.rank else bytes(next(others)) for rank in range(self.parties)]
+
+    def name_of(self, rank: int) -> str:
+        """The name of the party of a rank."""
+        return self._names[rank]
+
     # CrypTen's Communicator
 
     def all_reduce(self, tensor, op=ReduceOp.SUM, batched=False):

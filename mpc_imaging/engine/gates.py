@@ -6,17 +6,18 @@ installed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from mpc_imaging.engine import compat
-from mpc_imaging.engine.tensors import excess, from_share, precision
+from mpc_imaging.engine.tensors import excess, from_share, precision, rescaled
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
-from mpc_imaging.protocols.ranges import BLOCK, FINE_BLOCK, Verdict
+from mpc_imaging.protocols.ranges import BLOCK, FINE_BLOCK, Bound, Margins, Verdict
 from mpc_imaging.protocols.sign import Sign
 from mpc_imaging.randomness.ring import BilinearOp
 
@@ -27,12 +28,13 @@ from crypten.mpc.primitives import ArithmeticSharedTensor  # noqa: E402
 
 # Padding of a max-pool window: below every activation, and differences to it stay below 2**62.
 PAD_VALUE = -(2**61)
-# Bounds in training, below what overflows: of layers in units, of parameters and gradients in units times 2**precision.
+# Bounds below what overflows: of layers in units, of parameters and gradients in units times 2**precision.
 # The optimiser's products of gradients with rates, and of wider ones with factors of 24 bits, then stay below 2**62.
 LAYER_BITS = 37
 PARAMETER_BITS = 13
 
 _context: Context | None = None
+_bounded = False  # whether inputs of the layer that runs were checked, so that its result is in range
 
 
 def context() -> Context:
@@ -59,13 +61,32 @@ def watching() -> bool:
 
 
 def watch(x: MPCTensor) -> MPCTensor:
-    """Note the result of a layer in a training step for the range check, if there is one; returns it.
+    """Note the result of a layer for the range check, if there is one; returns it.
 
     It may be half as large as the truncation of a product can take, 2**(61 - fraction_bits) units, and at most
-    2**`LAYER_BITS`.
+    2**`LAYER_BITS`. A result that wrapped around modulo 2**64 is anywhere, so one alone may escape; where somebody
+    knows the weights, `bounded` leaves no such chance.
     """
-    _watch(x, min(LAYER_BITS, 61 - precision()), None, BLOCK)
+    if not _bounded:
+        _watch(x, min(LAYER_BITS, 61 - precision()), None, BLOCK)
     return x
+
+
+@contextlib.contextmanager
+def bounded(x: MPCTensor, bound: Bound) -> Iterator[MPCTensor]:
+    """Note the input of a layer for the range check, if there is one, in place of the layer's result.
+
+    bound: of x in units, such that the result of the layer cannot overflow. Yields x at the session's precision.
+    """
+    global _bounded
+    x = rescaled(x)
+    if watching():
+        _context.check.watch(_context, x.share, bound)
+    _bounded = True
+    try:
+        yield x
+    finally:
+        _bounded = False
 
 
 def watch_parameter(x: MPCTensor, place: str) -> None:
@@ -76,14 +97,25 @@ def watch_parameter(x: MPCTensor, place: str) -> None:
 
 
 def _watch(x: MPCTensor, bits: int, place: str | None, block: int) -> None:
-    if watching() and crypten.CrypTensor.AUTOGRAD_ENABLED:
-        _context.check.watch(x.share, 1 << min(bits + excess(x), 61), place, block)
+    if watching():
+        _context.check.watch(_context, x.share, 1 << min(bits + excess(x), 61), place, block)
 
 
 def settle_ranges() -> None:
     """Count values out of range, on shares, since the last time: one comparison, if any were watched."""
     if watching():
         _context.check.settle(_context)
+
+
+def take_margins() -> Margins:
+    """Hand out what is to be compared of values watched since the last time; `give_margins` takes it back."""
+    return _context.check.take(_context) if watching() else {}
+
+
+def give_margins(margins: Margins) -> None:
+    """Have these compared at the next `settle_ranges` or `range_verdict`."""
+    if margins:
+        _context.check.give(margins)
 
 
 def range_verdict() -> Verdict | None:

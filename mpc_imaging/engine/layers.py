@@ -23,6 +23,8 @@ from crypten.mpc import MPCTensor  # noqa: E402
 
 Weight = MPCTensor | torch.Tensor
 
+bounded = gates.bounded
+
 
 def _rescaling(function: Callable[..., Any]) -> Callable[..., Any]:
     """Brings shared arguments to the session's precision first (see `_public_product`)."""

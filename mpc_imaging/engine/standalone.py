@@ -52,6 +52,15 @@ class CommunicatorChannel:
         flat = torch.from_numpy(shares.reshape(-1).copy())
         return self._combined(flat, ReduceOp.BXOR).numpy().reshape(shares.shape)
 
+    def swap(self, message: bytes) -> list[bytes]:
+        """Every party's message, by rank; all have the same length. One round."""
+        mine = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        return [bytes(part.numpy()) for part in self._communicator.all_gather(mine)]
+
+    def name_of(self, rank: int) -> str:
+        """What to call the party of a rank in an error."""
+        return f"the process of rank {rank}"
+
     def _combined(self, values: torch.Tensor, op: ReduceOp) -> torch.Tensor:
         return self._communicator.all_reduce(values, op=op) if values.numel() else values
 

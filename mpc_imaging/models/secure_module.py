@@ -35,11 +35,14 @@ class SecureModule:
     """Runs the graph of `prepare` with ``ops``, which supplies the operations on shares (see `operations.py`).
 
     ``observer``, if set, is called with each layer's name and operation and gives the context that it runs in.
+    ``bounds``: what the inputs of linear layers may be at most, by the name of their node (`headroom`), if that is to
+    be checked; ``ops.bounded`` does it.
     """
 
     def __init__(self, prepared: fx.GraphModule, ops: Any) -> None:
         self.ops = ops
         self.observer: Observer | None = None
+        self.bounds: Mapping[str, Any] = {}
         self.parameters: dict[str, Any] = {}
         self._shapes = {name: x.shape for name, x in prepared.state_dict().items() if x.is_floating_point()}
         self._trainable = [name for name, x in prepared.named_parameters() if x.requires_grad]
@@ -91,7 +94,10 @@ class SecureModule:
             return _evaluate(step, args, kwargs)
         try:
             with self.observer(step.name, step.call.name) if self.observer else nullcontext():
-                return step.call.operation(self.ops, *args, **kwargs)
+                if step.node.name not in self.bounds:
+                    return step.call.operation(self.ops, *args, **kwargs)
+                with self.ops.bounded(args[0], self.bounds[step.node.name]) as x:
+                    return step.call.operation(self.ops, x, *args[1:], **kwargs)
         except LayerProblem as problem:
             raise ModelError([problem.line(step.name, step.kind)]) from problem
 

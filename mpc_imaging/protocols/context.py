@@ -29,6 +29,12 @@ class Channel(Protocol):
     def open_bits(self, shares: np.ndarray) -> np.ndarray:
         """Packed bits (uint8), opened."""
 
+    def swap(self, message: bytes) -> list[bytes]:
+        """Every party's message, by rank; all have the same length. One round."""
+
+    def name_of(self, rank: int) -> str:
+        """What to call the party of a rank in an error."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -80,3 +86,11 @@ class ThreadChannel:
     def open_bits(self, shares: np.ndarray) -> np.ndarray:
         """See `Channel`."""
         return np.bitwise_xor.reduce(self._all(shares), axis=0)
+
+    def swap(self, message: bytes) -> list[bytes]:
+        """See `Channel`."""
+        return self._all(message)
+
+    def name_of(self, rank: int) -> str:
+        """See `Channel`."""
+        return f"party {rank}"

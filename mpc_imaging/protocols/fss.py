@@ -65,7 +65,7 @@ class KeyComparison:
         if count == 0:
             return Sign.of_nothing(x.shape, ctx.first)
         if self.checked and self.bits < 64 - shift:
-            ctx.check.watch(x, (2 ** (self.bits - 1) - 1) << shift)
+            ctx.check.watch(ctx, x, (2 ** (self.bits - 1) - 1) << shift)
         parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
         demands = [SignKeys(part.stop - part.start, self.width(shift), shift, int(output)) for part in parts]
         dealt = [ctx.provider.get(demand) for demand in demands]

@@ -49,7 +49,7 @@ _REVEALED = {
     "weights": "Trained weights",
     "epoch": "When early stopping ends training, and the epoch that it chose",
     "update": "Sum of all owners' clipped updates, after each round",
-    "range_ok": "Whether all values were in range, after each step",
+    "range_ok": "Whether all values were in range, before anything else",
     "range_layer": "Which layers had values out of range, if any",
     "duplicates": "Which images another owner has too, and in which of its splits",
 }
@@ -172,7 +172,8 @@ def _counted(run: Mapping[str, Any]) -> int:
 def reveals(settings: Settings) -> list[dict[str, str]]:
     """What the policy opens and to whom, then what it keeps shut: rows of ``what`` and ``to``, as the task needs."""
     rows = []
-    checks = [name for name in ("range_ok", "range_layer", "duplicates") if settings.recipients(name)]
+    ranges = ("range_ok", "range_layer") if settings.checks_range() else ()
+    checks = [name for name in (*ranges, "duplicates") if settings.recipients(name)]
     for name in (*settings.produced(), *checks):
         to = [_recipient(recipient, settings.topology) for recipient in settings.policy.reveal.get(name, [])]
         what = "Predicted masks" if name == "predictions" and settings.data.masks else _REVEALED[name]

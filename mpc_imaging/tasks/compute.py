@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mpc_imaging.parties.policy import RANGE_OK
 from mpc_imaging.parties.session import Session
-from mpc_imaging.randomness.streams import Stream, derive_key, fresh_key
-from mpc_imaging.settings import ProtocolName, RandomnessMode, TaskKind
+from mpc_imaging.randomness.streams import Stream, fresh_key
+from mpc_imaging.settings import ProtocolName, RandomnessMode
 from mpc_imaging.tasks import stored
 from mpc_imaging.transport.frames import Kind
 
 if TYPE_CHECKING:
-    from mpc_imaging.protocols.ranges import RangeCheck
+    from mpc_imaging.protocols.coins import TossedCoins
+    from mpc_imaging.protocols.context import Channel
+    from mpc_imaging.protocols.ranges import Margins, RangeCheck
     from mpc_imaging.protocols.sign import Comparison
     from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.randomness.plan import Plan
@@ -83,10 +84,11 @@ class Meter:
 
 
 @contextlib.contextmanager
-def engine(session: Session, provider: Any) -> Iterator[Meter]:
+def engine(session: Session, provider: Any, coins: type[TossedCoins] | None = None) -> Iterator[Meter]:
     """CrypTen on this session's mesh and a provider of correlated randomness; yields the meter.
 
-    ``provider`` is None for stock CrypTen (``protocol=insecure_simulation``).
+    ``provider`` is None for stock CrypTen (``protocol=insecure_simulation``). coins: of the range check, if not those
+    that the compute parties toss.
     Raises `TransportError` if the session ends meanwhile.
     """
     if provider is None:
@@ -100,7 +102,8 @@ def engine(session: Session, provider: Any) -> Iterator[Meter]:
     from mpc_imaging.engine.communicator import MeshCommunicator
     from mpc_imaging.protocols.context import Context
 
-    communicator, check = MeshCommunicator(session.mesh, session.compute), _range_check(session)
+    communicator = MeshCommunicator(session.mesh, session.compute)
+    check = _range_check(session, communicator, coins) if session.settings.checks_range() else None
     install(
         Context(communicator, provider, comparison(session), check=check),
         communicator,
@@ -168,15 +171,14 @@ def comparison(session: Session) -> Comparison:
     return KeyComparison(protocol.comparison_bits, protocol.range_check)
 
 
-def _range_check(session: Session) -> RangeCheck | None:
-    """What watches the range of values: of all steps of training, if the policy opens that, and narrow comparisons."""
+def _range_check(session: Session, channel: Channel, coins: type[TossedCoins] | None) -> RangeCheck:
+    """What watches the range of values; the parties commit to its first coins, in one round."""
+    from mpc_imaging.protocols.coins import TossedCoins
     from mpc_imaging.protocols.ranges import RangeCheck
 
-    settings = session.settings
-    if not (settings.checks_range() or (settings.task.kind is TaskKind.train and settings.recipients(RANGE_OK))):
-        return None
-    # Public coins, known to all before the inputs, which do not depend on them.
-    return RangeCheck(Stream(derive_key(session.mesh.session_id, b"", "range check")))
+    tossed = (coins or TossedCoins)(session.mesh.session_id)
+    tossed.begin(channel)
+    return RangeCheck(tossed)
 
 
 def _crypten_streams(session: Session) -> dict[str, Stream]:
@@ -203,17 +205,21 @@ def forward(model: Any, images: torch.Tensor, batch_size: int, tick: Any, segmen
 
     segment: see `Job`.
     """
+    from mpc_imaging.engine import gates
+
     results = []
     for rows in batches(len(images), batch_size):
-        results.append(segment(("forward", rows.stop - rows.start), _forward, model, images[rows]))
+        logits, margins = segment(("forward", rows.stop - rows.start), _forward, model, images[rows])
+        # Compared once for all batches: few values, and a comparison has as many rounds for few as for many.
+        gates.give_margins(margins)
+        results.append(logits)
         tick(rows.stop - rows.start)
     return torch.cat(results)
 
 
-def _forward(model: Any, images: torch.Tensor) -> torch.Tensor:
+def _forward(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, Margins]:
     from mpc_imaging.engine import gates, tensors
 
     with tensors.no_grad():
         logits = tensors.share_of(tensors.rescaled(model(tensors.from_share(images))))
-    gates.settle_ranges()
-    return logits
+    return logits, gates.take_margins()

@@ -135,7 +135,7 @@ class Job:
         """After a step of training (both count from 1): open whether all of its values were in range.
 
         These are the results of layers, the gradients that were watched, and the updated parameters. Does nothing where
-        the policy does not list `range_ok`. Raises `RangeError` at all compute parties if a value was out of range; it
+        ranges are not checked. Raises `RangeError` at all compute parties if a value was out of range; it
         names the layers if the policy lists `range_layer`.
         """
         from mpc_imaging.engine import gates
@@ -161,11 +161,12 @@ class Job:
         layers = self._layers_out_of_range()
         if layers is None:
             return
-        hints, bits = [], self.settings.protocol.comparison_bits
-        if step:
-            hints += ["lower task.lr", "clip gradients (task.clip_norm)", "lower protocol.fraction_bits"]
-        if self.settings.checks_range():
-            hints.append(f"write more bits than protocol.comparison_bits={bits}, or null for all")
+        hints, protocol = ["lower task.lr", "clip gradients (task.clip_norm)"] if step else [], self.settings.protocol
+        if self.settings.compares_narrowly():
+            hints.append(f"write more bits than protocol.comparison_bits={protocol.comparison_bits}, or null for all")
+        hints.append(f"lower protocol.fraction_bits={protocol.fraction_bits}")
+        if not step:
+            hints.append("scale images or weights down")
         where = f"in layer {layers}" if layers else "that the protocol can compute with"
         raise RangeError(
             f"{step}values left the range {where}; nothing that depends on them was opened; {', or '.join(hints)}"

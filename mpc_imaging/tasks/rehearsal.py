@@ -19,6 +19,7 @@ from torch import fx
 from mpc_imaging.data import Split
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.parties.session import Session
+from mpc_imaging.protocols.coins import UncheckedCoins
 from mpc_imaging.randomness.phases import Phases
 from mpc_imaging.randomness.plan import Labels, Plan, Tally
 from mpc_imaging.randomness.recording import RecordingProvider
@@ -77,13 +78,14 @@ def rehearse(
     with (
         Session.rehearsal(settings, mesh) as session,
         tempfile.TemporaryDirectory() as folder,
-        compute.engine(session, provider) as meter,
+        compute.engine(session, provider, UncheckedCoins) as meter,
     ):
         repeats = _Repeats(meter, provider)
         job = _job(session, Path(folder), counts, repeats)
         job.start = start or Start()
         job.feed = RehearsedFeed(session, job.catalogue) if settings.task.kind is TaskKind.stream else None
         model = run.secure_model(prepared, _zero_state(settings, prepared), repeats.layer)
+        model.bounds = weights.no_bounds(settings, prepared)
         data = {split: _zero_shares(job, split) for split in run.shared_splits(settings)}
         meter.start()
         run.perform(job, prepared, model, data)
@@ -293,4 +295,6 @@ def _fresh(result: Any) -> Any:
     """The same with tensors of its own: values that are new in a session must not be taken for old ones."""
     if isinstance(result, torch.Tensor):
         return result.clone()
+    if isinstance(result, dict):
+        return {key: _fresh(value) for key, value in result.items()}
     return type(result)(map(_fresh, result)) if isinstance(result, tuple) else result

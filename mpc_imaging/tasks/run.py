@@ -123,6 +123,8 @@ def _take_part(
             own, backbone = own_inputs(settings, loaded, bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
+        if module is not None:
+            weights.check_bounds(settings, prepared)  # before anything of it is shared
         catalogue = inputs.announce(session, splits, own, backbone)
         start = starting_point(session, checkpoints, catalogue.counts)
         plan = _plan(session, catalogue, prepared, start)
@@ -135,9 +137,10 @@ def _take_part(
             job.feed = SessionFeed(session, catalogue, prefetcher)
         job.exchange_ids()
         state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
+        bounds = weights.share_bounds(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)
         if session.rank is not None:
-            _compute(job, plan, prepared, state, data)
+            _compute(job, plan, prepared, state, bounds, data)
             return
         if job.expects_results() or prefetcher is not None:
             perform(job, prepared, None, data)
@@ -196,13 +199,19 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 
 
 def _compute(
-    job: Any, plan: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
+    job: Any,
+    plan: Any,
+    prepared: torch.fx.GraphModule,
+    state: Mapping[str, torch.Tensor],
+    bounds: Mapping[str, Any],
+    data: dict[str, tuple],
 ) -> None:
     from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.tasks import compute
 
     with compute.randomness(job.session, plan) as provider, compute.engine(job.session, provider) as meter:
         model = secure_model(prepared, state, meter.layer)
+        model.bounds = bounds
         if isinstance(plan, Phases):
             job.phase = functools.partial(compute.begin_phase, provider)
         meter.start()

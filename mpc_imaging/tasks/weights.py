@@ -18,11 +18,13 @@ from mpc_imaging.baselines.plaintext import train_plaintext
 from mpc_imaging.data import load_whole_split
 from mpc_imaging.engine.encoding import decode, encode
 from mpc_imaging.errors import DataError, ModelError, SessionError
+from mpc_imaging.models import headroom
 from mpc_imaging.models.build import build
 from mpc_imaging.models.convert import output_shape as traced_shape, prepare
 from mpc_imaging.models.weights import load_weights, save_weights, set_weights
 from mpc_imaging.parties import sealed, sharing
 from mpc_imaging.parties.session import Session
+from mpc_imaging.protocols.ranges import Bound
 from mpc_imaging.settings import Loss, Method, Settings, TaskKind, TaskSettings, WeightsSource, public_digests
 from mpc_imaging.tasks.features import features_of, output_shape, sample_shape
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHARES = "shares.sealed"
+# With more bits of fraction, bounds that follow from weights leave too little room for blocks of ordinary values.
+MOST_BITS_FOR_BOUNDS = 20
 
 
 def owner_module(settings: Settings, folder: Path, progress: Callable[[int, int], None] | None = None) -> nn.Module:
@@ -135,6 +139,57 @@ def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch
             continue
         shares[name] = result
     return shares if session.rank is not None else None
+
+
+def has_bounds(settings: Settings) -> bool:
+    """Return whether inputs of layers are checked against bounds that follow from the weights (`models.headroom`).
+
+    That needs weights that somebody knows, and room for the sums of blocks: 20 bits of fraction at most. Elsewhere the
+    results of layers are checked.
+    """
+    known = settings.task.kind is not TaskKind.train and settings.model.weights.source is not WeightsSource.shares
+    return settings.checks_range() and known and settings.protocol.fraction_bits <= MOST_BITS_FOR_BOUNDS
+
+
+def check_bounds(settings: Settings, prepared: fx.GraphModule) -> None:
+    """Raise `ModelError`, which names the layers, if the owner's weights leave no room for any inputs."""
+    if settings.checks_range() and settings.task.kind is not TaskKind.train:
+        headroom.input_bounds(prepared, headroom.linear_layers(prepared), settings.protocol.fraction_bits)
+
+
+def share_bounds(session: Session, prepared: fx.GraphModule) -> dict[str, Bound]:
+    """What the inputs of the model's linear layers may be at most at each compute party, by name of their node.
+
+    They are shares where the weights are secret. Empty where no bounds are checked, and at other parties.
+    """
+    settings = session.settings
+    layers = headroom.linear_layers(prepared)
+    if not has_bounds(settings) or not layers:
+        return {}
+    source, owner = settings.model.weights.source, settings.model_owner()
+    halves = None
+    if session.me == owner or (source is WeightsSource.seed and session.rank is not None):
+        halves = headroom.input_bounds(prepared, layers, settings.protocol.fraction_bits)
+    shape = torch.Size([len(layers)])
+    if source is not WeightsSource.seed and not settings.model.weights.secret:
+        halves = sharing.broadcast(session, owner, "bounds of inputs", halves, shape)
+    elif source is not WeightsSource.seed:
+        if session.me == owner:
+            halves = sharing.share(session, "bounds of inputs", halves)
+        elif session.rank is not None:
+            halves = sharing.receive(session, owner, "bounds of inputs", shape)
+        return {} if session.rank is None else _by_node(layers, list(halves))
+    return {} if session.rank is None else _by_node(layers, [2 * half for half in halves.tolist()])
+
+
+def no_bounds(settings: Settings, prepared: fx.GraphModule) -> dict[str, Bound]:
+    """As `share_bounds`, of bounds that are zero: for dry runs."""
+    layers = headroom.linear_layers(prepared)
+    return _by_node(layers, [0] * len(layers)) if has_bounds(settings) else {}
+
+
+def _by_node(layers: list[headroom.LinearLayer], bounds: list[Bound]) -> dict[str, Bound]:
+    return {layer.node: bound for layer, bound in zip(layers, bounds, strict=True)}
 
 
 def _public_share(session: Session, value: torch.Tensor) -> torch.Tensor:

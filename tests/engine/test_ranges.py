@@ -1,4 +1,4 @@
-"""What a training step watches for the range check, between real processes."""
+"""What layers and training steps watch for the range check, between real processes."""
 
 from dataclasses import replace
 
@@ -7,14 +7,14 @@ import torch
 
 from mpc_imaging.engine import gates, layers
 from mpc_imaging.engine.tensors import no_grad
+from mpc_imaging.protocols.coins import TossedCoins
 from mpc_imaging.protocols.ranges import RangeCheck
-from mpc_imaging.randomness.streams import Stream
 
 
 def _checked(body, *tensors):
     """Bits of the verdict after ``body``, with a range check."""
     before = gates.context()
-    gates.set_context(replace(before, check=RangeCheck(Stream(bytes(32)))))
+    gates.set_context(replace(before, check=RangeCheck(TossedCoins(b"session"))))
     try:
         body(*tensors)
         verdict = gates.range_verdict()
@@ -36,7 +36,20 @@ def evaluation(x, w):
         with no_grad():
             layers.linear(x, w, None)
 
-    return _checked(body, x, w)
+    return _told(_checked(body, x, w))
+
+
+def bounded(x, w):
+    """The input is watched in place of the result, which would be too large; then the result of another layer is."""
+
+    def body(x, w):
+        with no_grad(), layers.bounded(x, 1 << 20) as inside:
+            layers.linear(inside, w, None)
+        gates.context().check.place = "after"
+        with no_grad():
+            layers.linear(x, w, None)
+
+    return _told(_checked(body, x, w))
 
 
 def _told(result):
@@ -46,7 +59,7 @@ def _told(result):
     return {"places": places, "bits": from_share(bits, 0)}
 
 
-@pytest.mark.parametrize(("value", "fits"), [(2.0**20, True), (2.0**22, False), (-(2.0**22), False)])
+@pytest.mark.parametrize(("value", "fits"), [(2.0**19, True), (2.0**22, False), (-(2.0**22), False)])
 def test_results_of_layers(parties, value, fits):
     x = torch.randn(4, 100)
     x[2] = 0
@@ -63,8 +76,16 @@ def test_parameters_and_their_places(parties):
     assert parties.run(parameter, small, small * 30)["bits"].tolist() == [1, 1, 1]
 
 
-def test_nothing_is_watched_outside_of_training(parties):
-    assert parties.run(evaluation, torch.randn(4, 3), torch.randn(3, 3)) == []
+@pytest.mark.parametrize("size", [1, 2.0**22])
+def test_results_are_watched_outside_of_training_too(parties, size):
+    assert parties.run(evaluation, torch.ones(4, 3), torch.eye(3) * size)["bits"].tolist() == [size == 1] * 2
+
+
+@pytest.mark.parametrize(("size", "bits"), [(15.0, [0, 1, 0]), (17.0, [0, 0, 0])])
+def test_a_bounded_input_is_watched_in_place_of_the_result(parties, size, bits):
+    """16 is the bound, and at 2**21 a result would leave the range."""
+    result = parties.run(bounded, torch.full((1, 1), size), torch.eye(1) * 2.0**20)
+    assert result["places"] == ["values", "after"] and result["bits"].tolist() == bits
 
 
 def test_nothing_is_watched_without_a_check(parties):

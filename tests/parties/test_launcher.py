@@ -66,7 +66,7 @@ def note_of(name):
 
 def settings() -> Settings:
     parties = {name: PartySettings(roles=list(roles)) for name, roles in PARTIES.items()}
-    policy = PolicySettings(reveal={"logits": ["receiver"]})
+    policy = PolicySettings(reveal={"logits": ["receiver"], "range_ok": ["compute"]})
     return Settings(topology=TopologySettings(parties=parties), policy=policy, data=DataSettings(positive_class=1))
 
 

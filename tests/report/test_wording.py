@@ -65,7 +65,9 @@ def test_reveals_list_what_is_shut_last_and_training_values_only_in_training():
         ("AUC, over all images", "nobody"),
     ]
     settings.policy.reveal = {"range_ok": ["compute"]}
-    assert {"what": "Whether all values were in range, after each step", "to": rows[1][1]} in wording.reveals(settings)
+    assert {"what": "Whether all values were in range, before anything else", "to": rows[1][1]} in wording.reveals(
+        settings
+    )
     settings.policy.reveal = {"duplicates": ["image_owner"]}
     found = {"what": "Which images another owner has too, and in which of its splits"}
     assert found | {"to": "each image's owner, for its own images"} in wording.reveals(settings)

@@ -180,7 +180,7 @@ def test_training_with_checkpoints_and_validation(consortium):
         "task=train", "task.epochs=2", "data.invalid=skip", "checkpoint.every=1", "data.augment.copies=2",
         "data.augment.shift=1",
         "task.early_stopping.metric=loss",
-        "policy.reveal={logits: [image_owner], metrics: [receiver], loss: [compute]}",
+        "policy.reveal={logits: [image_owner], metrics: [receiver], loss: [compute], range_ok: [compute]}",
     )  # fmt: skip
     run = consortium.run(*overrides)
     assert run.code == 0, run.output

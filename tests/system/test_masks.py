@@ -54,7 +54,8 @@ def test_training_on_masks_follows_plaintext(tmp_path):
 def test_owners_see_the_masks_of_their_own_images_alone(tmp_path):
     """Without logits, masks are compared on shares; the other party's never reach an owner."""
     run = _run(
-        tmp_path, "topology=outsourced", "policy.reveal={predictions: [image_owner], metrics: [receiver]}",
+        tmp_path, "topology=outsourced",
+        "policy.reveal={predictions: [image_owner], metrics: [receiver], range_ok: [compute]}",
         "data.arrays.train=0", "data.arrays.val=0", "data.arrays.test=1", "protocol.fraction_bits=20",
     )  # fmt: skip
     assert run.code == 0, run.output

@@ -17,7 +17,7 @@ TRAIN = ("task=train", "task.epochs=3", "task.batch_size=7", "task.eval_batch_si
 THREE = (*TRAIN, "topology=three_hospitals", "task.loss=binary_cross_entropy")
 OUTSOURCED = (
     "topology=outsourced", "model.weights.source=pretrain", "task.batch_size=5",
-    "policy.reveal={predictions: [vendor], metrics: [hospital_a]}",
+    "policy.reveal={predictions: [vendor], metrics: [hospital_a], range_ok: [compute]}",
 )  # fmt: skip
 
 

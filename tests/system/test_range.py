@@ -1,11 +1,13 @@
 """Values that fit run as ever; one that does not ends the run, named by step and layer, before anything is opened."""
 
+# Without the check each of these runs ended with code 0 and garbage.
+
 import json
 
 import pytest
 
 from mpc_imaging.models.weights import save_weights
-from mpc_imaging.models.zoo import MLP
+from mpc_imaging.models.zoo import MLP, SmallCNN
 from tests.system.command import TINY, mpc_imaging
 
 TRAIN = (*TINY, "task=train", "task.batch_size=8", "task.epochs=2", "protocol.fraction_bits=24")
@@ -44,6 +46,58 @@ def test_a_value_that_does_not(tmp_path):
         assert not list((run.folder / "parties" / party).glob("*.csv"))
 
 
+def _weights(tmp_path, model, name, factor):
+    """Overrides for the model's weights with one tensor times a factor."""
+    state = model.state_dict()
+    state[name] *= factor
+    save_weights(state, tmp_path / "scaled.safetensors")
+    return ("model.weights.source=file", f"model.weights.path={tmp_path / 'scaled.safetensors'}")
+
+
+SMALL = (*TINY, "model=small_cnn", "data.image_size=16", "task.batch_size=12")
+
+
+@pytest.mark.parametrize(
+    ("topology", "layer"),
+    [
+        ("two_hospitals", "features.3"),
+        pytest.param("three_hospitals", "features.3", marks=pytest.mark.slow),
+        pytest.param("two_hospitals", "features.0", marks=pytest.mark.slow),
+        pytest.param("three_hospitals", "classifier.3", marks=pytest.mark.slow),
+    ],
+)
+def test_weights_that_leave_no_room_are_refused_before_they_are_shared(tmp_path, topology, layer):
+    weights = _weights(tmp_path, SmallCNN(image_size=16), f"{layer}.weight", 1e10)
+    run = mpc_imaging(*SMALL, *weights, f"topology={topology}", cwd=tmp_path)
+    assert run.code == 1
+    assert f"{layer} (" in run.output and "its weights are too large for protocol.fraction_bits=16" in run.output
+    assert "would leave the range" in run.output and "scale the weights down" in run.output
+    for party in ("hospital_a", "hospital_b"):
+        events = [event for event, _ in run.events(party)]
+        assert "input" not in events and "reveal" not in events
+        assert not list((run.folder / "parties" / party).glob("*.csv"))
+
+
+@pytest.mark.parametrize("topology", ["two_hospitals", pytest.param("three_hospitals", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("bits", "factor"), [(16, 2.0**24), pytest.param(24, 400.0, marks=pytest.mark.slow)])
+def test_activations_that_overflow_name_their_layer(tmp_path, topology, bits, factor):
+    """Each layer has room for inputs of size 1; what comes out of the first is far larger."""
+    state = SmallCNN(image_size=16).state_dict()
+    for name in ("features.0.weight", "features.3.weight"):
+        state[name] = state[name].abs() * factor
+    save_weights(state, tmp_path / "scaled.safetensors")
+    weights = ("model.weights.source=file", f"model.weights.path={tmp_path / 'scaled.safetensors'}")
+    options = (f"topology={topology}", f"protocol.fraction_bits={bits}", LAYERS)
+    run = mpc_imaging(*SMALL, *weights, *options, cwd=tmp_path)
+    assert run.code == 1, run.output
+    assert "values left the range in layer features.0, features.3" in run.output
+    assert "nothing that depends on them was opened" in run.output
+    assert f"lower protocol.fraction_bits={bits}, or scale images or weights down" in run.output
+    for party in ("hospital_a", "hospital_b"):
+        assert _reveals(run, party) == ["range_ok", "range_layer"]
+        assert not list((run.folder / "parties" / party).glob("*.csv"))
+
+
 @pytest.mark.slow
 def test_without_the_check_nothing_is_opened_for_it(tmp_path):
     options = ("protocol=fss", "protocol.comparison_bits=36", "protocol.range_check=false")
@@ -58,7 +112,8 @@ def test_training_that_stays_in_range_opens_one_bit_for_each_step(tmp_path, prot
     run = mpc_imaging(*TRAIN, f"protocol.name={protocol}", LAYERS, cwd=tmp_path)
     assert run.code == 0, run.output
     values = _reveals(run, "hospital_b")
-    assert values.count("range_ok") == 6 and "range_layer" not in values
+    assert values.count("range_ok") == 6 + 2 + 1, "each step, the evaluation of each epoch, and the last one"
+    assert "range_layer" not in values
     assert run.metrics["fidelity"]["max_logit_error"] < 0.01
 
 

@@ -98,7 +98,7 @@ def test_outsourced_owners_leave_and_receivers_wait(tmp_path):
     run = _ok(
         mpc_imaging(
             *TINY, "topology=outsourced", "model.weights.source=pretrain",
-            "policy.reveal={logits: [vendor], metrics: [hospital_a]}", cwd=tmp_path,
+            "policy.reveal={logits: [vendor], metrics: [hospital_a], range_ok: [compute]}", cwd=tmp_path,
         )
     )  # fmt: skip
     assert run.metrics["fidelity"]["agreeing"] == 12
@@ -132,7 +132,7 @@ def test_predictions_without_scores_and_public_weights(tmp_path):
     run = _ok(
         mpc_imaging(
             *TINY, "model.weights.source=pretrain", "model.weights.secret=false", "task.loss=mse",
-            "policy.reveal={predictions: [image_owner]}", cwd=tmp_path,
+            "policy.reveal={predictions: [image_owner], range_ok: [compute]}", cwd=tmp_path,
         )
     )  # fmt: skip
     assert run.metrics["fidelity"]["agreeing"] == 12

@@ -60,7 +60,7 @@ def test_each_owner_gets_the_outputs_of_its_own_frames(tmp_path):
 @pytest.mark.slow
 def test_a_policy_that_is_not_the_same_for_all_owners(tmp_path):
     """Of one's own frames hospital_a gets logits, hospital_b predictions alone: steps demand the same all the same."""
-    policy = "policy.reveal={logits: [hospital_a], predictions: [image_owner]}"
+    policy = "policy.reveal={logits: [hospital_a], predictions: [image_owner], range_ok: [compute]}"
     run = mpc_imaging(*SMALL, _folders(tmp_path), policy, cwd=tmp_path)
     assert run.code == 0, run.output
     assert run.metrics["fidelity"]["agreeing"] == 11

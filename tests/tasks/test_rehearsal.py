@@ -30,7 +30,7 @@ CASES = {
     "infer": ("task.batch_size=2", "task.auc_bins=4"),
     "infer public": (
         "task.batch_size=2", "model.weights.source=pretrain", "model.weights.secret=false",
-        "policy.reveal={logits: [receiver]}",
+        "policy.reveal={logits: [receiver], range_ok: [compute]}",
     ),
     "infer by keys": ("task.batch_size=2", "task.auc_bins=4", "protocol.name=fss"),
     "train": TRAIN,
@@ -41,7 +41,11 @@ CASES = {
 CINE = ("task=stream", "data=dicom", "data.path=/", "data.frames=all", "data.image_size=12")
 CASES |= {
     "stream": CINE,
-    "stream several": (*CINE, "task.stream.frames_per_step=2", "policy.reveal={predictions: [receiver]}"),
+    "stream several": (
+        *CINE,
+        "task.stream.frames_per_step=2",
+        "policy.reveal={predictions: [receiver], range_ok: [compute]}",
+    ),
     "stream by keys": (*CINE, "protocol.name=fss", "protocol.comparison_bits=32"),
     "stream three": (*CINE, "topology=three_hospitals"),
 }

@@ -21,7 +21,7 @@ CASES = {
     "early": (
         "task.early_stopping.metric=loss",
         "task.early_stopping.patience=1",
-        "policy.reveal={epoch: [compute], loss: [receiver]}",
+        "policy.reveal={epoch: [compute], loss: [receiver], range_ok: [compute]}",
     ),
 }
 
