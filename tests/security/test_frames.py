@@ -42,7 +42,7 @@ def _settings(images_seed):
                 "weights": {"source": "pretrain"}, "pretrain": {"epochs": 1},
             },
             "task": {"batch_size": 6},
-            "policy": {"reveal": {"logits": ["image_owner"], "metrics": ["receiver"]}},
+            "policy": {"reveal": {"logits": ["image_owner"], "metrics": ["receiver"], "range_ok": ["compute"]}},
         }
     )  # fmt: skip
 
