@@ -71,7 +71,14 @@ class RandomnessError(MPCImagingError):
 
 
 class RangeError(MPCImagingError):
-    """A value was too large for ``protocol.comparison_bits``; nothing that depends on it was revealed."""
+    """A value left the range of fixed point; nothing that depends on it was revealed.
+
+    ``public``: the same without the layers, which only those learn to whom the policy opens ``range_layer``.
+    """
+
+    def __init__(self, message: str, public: str) -> None:
+        super().__init__(message)
+        self.public = public
 
 
 class PrivacyError(MPCImagingError):

@@ -31,6 +31,7 @@ PAD_VALUE = -(2**61)
 # Bounds below what overflows: of layers in units, of parameters and gradients in units times 2**precision.
 # The optimiser's products of gradients with rates, and of wider ones with factors of 24 bits, then stay below 2**62.
 LAYER_BITS = 37
+COARSE_BITS = 16
 PARAMETER_BITS = 13
 
 _context: Context | None = None
@@ -64,27 +65,34 @@ def watch(x: MPCTensor) -> MPCTensor:
     """Note the result of a layer for the range check, if there is one; returns it.
 
     It may be half as large as the truncation of a product can take, 2**(61 - fraction_bits) units, and at most
-    2**`LAYER_BITS`. A result that wrapped around modulo 2**64 is anywhere, so one alone may escape; where somebody
-    knows the weights, `bounded` leaves no such chance.
+    2**`LAYER_BITS`. A result that wrapped around modulo 2**64 is anywhere, so one alone may escape, and where values
+    are powers of two many may: inputs with bounds (`in_range`) leave no such chance.
     """
     if not _bounded:
         _watch(x, min(LAYER_BITS, 61 - precision()), None, BLOCK)
     return x
 
 
-@contextlib.contextmanager
-def bounded(x: MPCTensor, bound: Bound) -> Iterator[MPCTensor]:
-    """Note the input of a layer for the range check, if there is one, in place of the layer's result.
+def in_range(x: MPCTensor, bound: Bound) -> MPCTensor:
+    """Note an input of an operation for the range check, if there is one; returns it at the session's precision.
 
-    bound: of x in units, such that the result of the layer cannot overflow. Yields x at the session's precision.
+    bound: of x in units, such that the result of the operation cannot overflow.
     """
-    global _bounded
     x = rescaled(x)
     if watching():
-        _context.check.watch(_context, x.share, bound)
+        # With many bits of fraction there is little room: smaller blocks take larger values.
+        block = BLOCK if precision() <= COARSE_BITS else FINE_BLOCK
+        _context.check.watch(_context, x.share, bound, block=block)
+    return x
+
+
+@contextlib.contextmanager
+def inputs_in_range() -> Iterator[None]:
+    """While an operation runs whose inputs were noted: its result is in range if they are, and need not be."""
+    global _bounded
     _bounded = True
     try:
-        yield x
+        yield
     finally:
         _bounded = False
 
@@ -206,6 +214,8 @@ def relu_with_sign(x: MPCTensor) -> tuple[MPCTensor, Sign]:
 
 def hardtanh_with_sign(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, Sign]:
     """min(max(x, low), high), and the comparisons with both bounds, stacked, in the same rounds."""
+    if excess(x) and max(abs(low), abs(high)) * 4.0 ** precision() > 2**60:
+        x = rescaled(x)  # else the difference to a bound could leave the range
     y, sign = compare.relu(context(), torch.stack([(x - low).share, (x - high).share]), excess(x))
     return settled(y[0] - y[1], x) + low, sign
 

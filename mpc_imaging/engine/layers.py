@@ -23,7 +23,7 @@ from crypten.mpc import MPCTensor  # noqa: E402
 
 Weight = MPCTensor | torch.Tensor
 
-bounded = gates.bounded
+in_range, inputs_in_range = gates.in_range, gates.inputs_in_range
 
 
 def _rescaling(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,14 +35,14 @@ class SecureModule:
     """Runs the graph of `prepare` with ``ops``, which supplies the operations on shares (see `operations.py`).
 
     ``observer``, if set, is called with each layer's name and operation and gives the context that it runs in.
-    ``bounds``: what the inputs of linear layers may be at most, by the name of their node (`headroom`), if that is to
-    be checked; ``ops.bounded`` does it.
+    ``bounds``: what inputs may be at most, by the name of their node and their place or name among its arguments
+    (`headroom`), if that is to be checked; ``ops.in_range`` does it.
     """
 
     def __init__(self, prepared: fx.GraphModule, ops: Any) -> None:
         self.ops = ops
         self.observer: Observer | None = None
-        self.bounds: Mapping[str, Any] = {}
+        self.bounds: Mapping[str, Mapping[int | str, Any]] = {}
         self.parameters: dict[str, Any] = {}
         self._shapes = {name: x.shape for name, x in prepared.state_dict().items() if x.is_floating_point()}
         self._trainable = [name for name, x in prepared.named_parameters() if x.requires_grad]
@@ -94,10 +94,13 @@ class SecureModule:
             return _evaluate(step, args, kwargs)
         try:
             with self.observer(step.name, step.call.name) if self.observer else nullcontext():
-                if step.node.name not in self.bounds:
+                bounds = self.bounds.get(step.node.name)
+                if not bounds:
                     return step.call.operation(self.ops, *args, **kwargs)
-                with self.ops.bounded(args[0], self.bounds[step.node.name]) as x:
-                    return step.call.operation(self.ops, x, *args[1:], **kwargs)
+                args = [self.ops.in_range(x, bounds[i]) if i in bounds else x for i, x in enumerate(args)]
+                kwargs = {key: self.ops.in_range(x, bounds[key]) if key in bounds else x for key, x in kwargs.items()}
+                with self.ops.inputs_in_range():
+                    return step.call.operation(self.ops, *args, **kwargs)
         except LayerProblem as problem:
             raise ModelError([problem.line(step.name, step.kind)]) from problem
 

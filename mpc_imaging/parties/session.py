@@ -42,11 +42,13 @@ from mpc_imaging.transport.mesh import Mesh
 PATIENT_S = math.inf
 
 # What these say names parties, steps, shapes and settings only. Others may name a file, and a file a patient.
-_FIT_FOR_PEERS = (EncodingError, PolicyError, PrivacyError, RandomnessError, RangeError, SessionError, TransportError)
+_FIT_FOR_PEERS = (EncodingError, PolicyError, PrivacyError, RandomnessError, SessionError, TransportError)
 
 
 def public_cause(error: BaseException) -> str:
     """What peers, and the ledger, may know of the error that ended a party's session. Its log has the whole text."""
+    if isinstance(error, RangeError):
+        return error.public
     if isinstance(error, _FIT_FOR_PEERS) and not isinstance(error, CertificateError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):

@@ -4,7 +4,9 @@ The coins of a toss are those of a keystream, whose key is a hash of what all pa
 fixed before the values that the coins will judge, since a party commits to the next one as it opens the last; and it is
 hidden until then. So the coins are uniform and independent of the values if at least one party is honest.
 
-The rank is part of what is hashed: otherwise a party could send another's commitment, and its opening, as its own.
+The rank is part of what is hashed: otherwise a party could send another's commitment, and its opening, as its own. With
+each opening goes a hash of all commitments: a party that promised one thing here and another there is noticed. Whoever
+opens last can still end the session on seeing coins that it dislikes.
 Source: Blum, "Coin flipping by telephone", 1983.
 """
 
@@ -25,6 +27,9 @@ VALUE_BYTES = 32
 BLIND_BYTES = 32
 COMMITMENT_BYTES = hashlib.sha256().digest_size
 _LABEL = b"mpc_imaging coins 1"
+# Where parts of a message end: value and blind, a hash of all commitments, and then the next commitment.
+_OPENING = VALUE_BYTES + BLIND_BYTES
+_SEEN = _OPENING + COMMITMENT_BYTES
 
 
 class Coins(Protocol):
@@ -72,13 +77,17 @@ class TossedCoins:
             self.begin(channel)
         number, mine, promised = self._number, self._mine, self._commitments
         self._number += 1
-        messages = channel.swap(mine + self._commit(channel.rank))
-        openings = [message[: VALUE_BYTES + BLIND_BYTES] for message in messages]
+        seen = hashlib.sha256(_LABEL + b" seen" + b"".join(promised)).digest()
+        messages = channel.swap(mine + seen + self._commit(channel.rank))
+        openings = [message[:_OPENING] for message in messages]
         for rank, opening in enumerate(openings):
             if not self._matches(commitment(self.session, number, rank, opening), promised[rank]):
                 name = channel.name_of(rank)
                 raise SessionError(f"range check {number + 1}: {name} opened other coins than it had committed to")
-        self._commitments = [message[VALUE_BYTES + BLIND_BYTES :] for message in messages]
+            if not self._matches(messages[rank][_OPENING:_SEEN], seen):
+                name = channel.name_of(rank)
+                raise SessionError(f"range check {number + 1}: {name} was promised other coins than this party")
+        self._commitments = [message[_SEEN:] for message in messages]
         return Stream(_key(self.session, number, openings))
 
     def _commit(self, rank: int) -> bytes:

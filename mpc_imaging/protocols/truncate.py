@@ -71,18 +71,22 @@ def unmasked(first: bool, c: np.ndarray, bits: int, r_shifted: np.ndarray, top: 
 
 
 def divide(ctx: Context, x: torch.Tensor, divisor: float) -> torch.Tensor:
-    """Share of x / divisor for a public number; |x| < 2**38, relative error below 2**-24. At most one round.
+    """Share of x / divisor for a public number, off by less than 2 and a relative error of 2**-24. At most two rounds.
 
-    Powers of two are truncated exactly, with |x| < 2**62. Raises `ZeroDivisionError`, and `RandomnessError` for a
-    divisor of 2**38 or more that is no power of two.
+    |x| < 2**62 and |x / divisor| < 2**37; powers of two from 1 on need one round, and |x| < 2**62 alone, and are off by
+    less than 1. Raises `ZeroDivisionError`, and `RandomnessError` for a divisor of 2**62 or more.
     """
     if divisor < 0:
         return divide(ctx, -x, -divisor)
     if divisor == 0:
         raise ZeroDivisionError("a shared value is divided by zero")
     mantissa, exponent = math.frexp(divisor)  # divisor = mantissa * 2**exponent, mantissa from 1/2 to 1
-    bits = exponent - 1
-    if mantissa != 0.5:
-        bits += RECIPROCAL_BITS
-    bits = max(bits, 0)
-    return truncate(ctx, x * round(2**bits / divisor), bits)
+    if mantissa == 0.5 and exponent <= 1:
+        return x * round(1 / divisor)
+    # By the power of two first: else an average's sum, times the reciprocal, would overflow long before the average.
+    x = truncate(ctx, x, max(exponent - 1, 0))
+    if mantissa == 0.5:
+        return x
+    bits = RECIPROCAL_BITS + min(exponent - 1, 0)
+    rest = divisor / 2.0 ** max(exponent - 1, 0)
+    return truncate(ctx, x * round(2.0 ** max(bits, 0) / rest), max(bits, 0))

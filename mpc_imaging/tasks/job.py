@@ -167,10 +167,9 @@ class Job:
         hints.append(f"lower protocol.fraction_bits={protocol.fraction_bits}")
         if not step:
             hints.append("scale images or weights down")
-        where = f"in layer {layers}" if layers else "that the protocol can compute with"
-        raise RangeError(
-            f"{step}values left the range {where}; nothing that depends on them was opened; {', or '.join(hints)}"
-        )
+        text = "{}values left the range {}; nothing that depends on them was opened; {}"
+        public = text.format(step, "that the protocol can compute with", ", or ".join(hints))
+        raise RangeError(text.format(step, f"in layer {layers}", ", or ".join(hints)) if layers else public, public)
 
     def _layers_out_of_range(self) -> str | None:
         """None if all values watched since the last time were in range; else the layers, if the policy opens those."""

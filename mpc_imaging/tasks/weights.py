@@ -141,8 +141,11 @@ def share_weights(session: Session, prepared: fx.GraphModule) -> dict[str, torch
     return shares if session.rank is not None else None
 
 
+Bounds = dict[str, dict[int | str, Bound]]
+
+
 def has_bounds(settings: Settings) -> bool:
-    """Return whether inputs of layers are checked against bounds that follow from the weights (`models.headroom`).
+    """Return whether inputs of operations are checked against bounds that follow from the weights (`models.headroom`).
 
     That needs weights that somebody knows, and room for the sums of blocks: 20 bits of fraction at most. Elsewhere the
     results of layers are checked.
@@ -153,43 +156,58 @@ def has_bounds(settings: Settings) -> bool:
 
 def check_bounds(settings: Settings, prepared: fx.GraphModule) -> None:
     """Raise `ModelError`, which names the layers, if the owner's weights leave no room for any inputs."""
+    bits = settings.protocol.fraction_bits
     if settings.checks_range() and settings.task.kind is not TaskKind.train:
-        headroom.input_bounds(prepared, headroom.linear_layers(prepared), settings.protocol.fraction_bits)
+        headroom.half_bounds(prepared, headroom.bounded_inputs(prepared, bits), bits)
 
 
-def share_bounds(session: Session, prepared: fx.GraphModule) -> dict[str, Bound]:
-    """What the inputs of the model's linear layers may be at most at each compute party, by name of their node.
+def share_bounds(session: Session, prepared: fx.GraphModule) -> Bounds:
+    """What the inputs of the model's operations may be at most at each compute party, by node and argument.
 
-    They are shares where the weights are secret. Empty where no bounds are checked, and at other parties.
+    Bounds that follow from secret weights are shares. Empty where no bounds are checked, and at other parties.
     """
     settings = session.settings
-    layers = headroom.linear_layers(prepared)
-    if not has_bounds(settings) or not layers:
+    if not has_bounds(settings):
         return {}
-    source, owner = settings.model.weights.source, settings.model_owner()
-    halves = None
+    bits, source, owner = settings.protocol.fraction_bits, settings.model.weights.source, settings.model_owner()
+    every = headroom.bounded_inputs(prepared, bits)
+    inputs, halves = [each for each in every if each.weight is not None], None
     if session.me == owner or (source is WeightsSource.seed and session.rank is not None):
-        halves = headroom.input_bounds(prepared, layers, settings.protocol.fraction_bits)
-    shape = torch.Size([len(layers)])
-    if source is not WeightsSource.seed and not settings.model.weights.secret:
-        halves = sharing.broadcast(session, owner, "bounds of inputs", halves, shape)
-    elif source is not WeightsSource.seed:
-        if session.me == owner:
-            halves = sharing.share(session, "bounds of inputs", halves)
-        elif session.rank is not None:
-            halves = sharing.receive(session, owner, "bounds of inputs", shape)
-        return {} if session.rank is None else _by_node(layers, list(halves))
-    return {} if session.rank is None else _by_node(layers, [2 * half for half in halves.tolist()])
+        halves = headroom.half_bounds(prepared, inputs, bits)
+    secret = source is not WeightsSource.seed and settings.model.weights.secret
+    if inputs and source is not WeightsSource.seed:
+        halves = _halves_of_owner(session, owner, secret, halves, len(inputs))
+    if session.rank is None:
+        return {}
+    bounds: list[Bound] = [2 * each.public for each in every if each.weight is None]
+    known = list(halves) if secret else [2 * half for half in halves.tolist()]
+    return _by_node([each for each in every if each.weight is None] + inputs, bounds + known)
 
 
-def no_bounds(settings: Settings, prepared: fx.GraphModule) -> dict[str, Bound]:
+def _halves_of_owner(
+    session: Session, owner: str, secret: bool, halves: torch.Tensor | None, count: int
+) -> torch.Tensor | None:
+    name, shape = "bounds of inputs", torch.Size([count])
+    if not secret:
+        return sharing.broadcast(session, owner, name, halves, shape)
+    if session.me == owner:
+        return sharing.share(session, name, halves)
+    return None if session.rank is None else sharing.receive(session, owner, name, shape)
+
+
+def no_bounds(settings: Settings, prepared: fx.GraphModule) -> Bounds:
     """As `share_bounds`, of bounds that are zero: for dry runs."""
-    layers = headroom.linear_layers(prepared)
-    return _by_node(layers, [0] * len(layers)) if has_bounds(settings) else {}
+    if not has_bounds(settings):
+        return {}
+    inputs = headroom.bounded_inputs(prepared, settings.protocol.fraction_bits)
+    return _by_node(inputs, [0] * len(inputs))
 
 
-def _by_node(layers: list[headroom.LinearLayer], bounds: list[Bound]) -> dict[str, Bound]:
-    return {layer.node: bound for layer, bound in zip(layers, bounds, strict=True)}
+def _by_node(inputs: list[headroom.BoundedInput], bounds: list[Bound]) -> Bounds:
+    table: Bounds = {}
+    for each, bound in zip(inputs, bounds, strict=True):
+        table.setdefault(each.node, {})[each.slot] = bound
+    return table
 
 
 def _public_share(session: Session, value: torch.Tensor) -> torch.Tensor:

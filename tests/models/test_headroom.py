@@ -7,7 +7,7 @@ from torch import nn
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import ModelError
 from mpc_imaging.models.convert import prepare
-from mpc_imaging.models.headroom import input_bounds, linear_layers
+from mpc_imaging.models.headroom import bounded_inputs, half_bounds
 from mpc_imaging.models.zoo import SmallCNN
 
 BITS = 16
@@ -36,6 +36,11 @@ LAYERS = {
 }
 
 
+def _bounds(module, bits=BITS):
+    prepared = prepare(module, training=False)
+    return (2 * half_bounds(prepared, bounded_inputs(prepared, bits), bits)).tolist()
+
+
 def _worst(module, shape, size):
     """The largest result, exact in int64, over inputs of one size that have the signs of one output's weights."""
     state = {name: encode(value.detach(), BITS) for name, value in module.state_dict().items()}
@@ -52,22 +57,17 @@ def _worst(module, shape, size):
 
 @pytest.mark.parametrize(("module", "shape"), LAYERS.values(), ids=LAYERS.keys())
 def test_the_bound_is_where_results_reach_their_limit(module, shape):
-    prepared = prepare(module, training=False)
-    layers = linear_layers(prepared)
-    assert len(layers) == 1
-    bound = 2 * input_bounds(prepared, layers, BITS).item()
+    (bound,) = _bounds(module)
     worst = _worst(module, shape, bound)
     # Where windows do not overlap, an output of a transposed convolution takes one place of the kernel, not all four.
     assert 2 ** (58 if isinstance(module, nn.ConvTranspose2d) else 60) < worst < 2**61
 
 
 def test_every_layer_of_a_model_has_a_bound_in_order():
-    prepared = prepare(SmallCNN(), training=False)
-    layers = linear_layers(prepared)
-    assert len(layers) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in SmallCNN().modules())
-    assert len({layer.node for layer in layers}) == len(layers)
-    bounds = 2 * input_bounds(prepared, layers, BITS)
-    assert bool((bounds > 2**BITS * 100).all()), "inputs beyond 100 fit into each"
+    inputs = bounded_inputs(prepare(SmallCNN(), training=False), BITS)
+    assert len(inputs) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in SmallCNN().modules())
+    assert len({each.node for each in inputs}) == len(inputs) and {each.slot for each in inputs} == {0}
+    assert min(_bounds(SmallCNN())) > 2**BITS * 100, "inputs beyond 100 fit into each"
 
 
 def test_batch_norm_counts_folded_or_not():
@@ -75,9 +75,7 @@ def test_batch_norm_counts_folded_or_not():
     with torch.no_grad():
         model[1].weight.fill_(1000)
         model[3].weight.fill_(50)
-    prepared = prepare(model, training=False)
-    layers = linear_layers(prepared)
-    first, second = (2 * input_bounds(prepared, layers, BITS)).tolist()
+    first, second = _bounds(model)
     rows = (model[0].weight.detach().abs().sum((1, 2, 3)) * 1000 / (1 + 1e-5) ** 0.5).max()
     assert first == pytest.approx(2**61 / (rows.item() * 2**BITS), rel=0.01)
     assert second == pytest.approx(2**61 / (50 * 2**BITS), rel=0.01)
@@ -90,19 +88,70 @@ def test_weights_without_room_name_their_layers_all_at_once():
     with torch.no_grad():
         state[names[0]] *= 1e10
         state[names[-1]] *= 1e10
-    prepared = prepare(model, training=False)
+        state[names[1]][0] = torch.nan
     with pytest.raises(ModelError) as caught:
-        input_bounds(prepared, linear_layers(prepared), BITS)
-    assert len(caught.value.problems) == 2
-    for name, line in zip((names[0], names[-1]), caught.value.problems, strict=True):
+        _bounds(model)
+    lines = caught.value.problems
+    for name, line in zip((names[0], names[1], names[-1]), lines, strict=False):
         assert line.startswith(name.removesuffix(".weight") + " (")
         assert "its weights are too large for protocol.fraction_bits=16: inputs beyond" in line
         assert "scale the weights down, or write fewer bits" in line
+    assert f"{names[1]}: not all of its values are numbers below" in lines[4]
 
 
 def test_weights_of_zero_allow_anything_that_fits():
     model = nn.Linear(3, 2)
     with torch.no_grad():
         model.weight.zero_()
+    assert _bounds(model)[0] > 2**40
+
+
+class _Model(nn.Module):
+    def __init__(self, forward, **weights):
+        super().__init__()
+        self.body = forward
+        for name, value in weights.items():
+            setattr(self, name, nn.Parameter(torch.as_tensor(value)))
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+PRODUCT = 2.0**61 / 2**BITS
+F = nn.functional
+
+
+@pytest.mark.parametrize(
+    ("forward", "slots", "bounds"),
+    [
+        (lambda m, x: x * 3, [0], [2.0**61 / 3]),
+        (lambda m, x: 2.5 * x, [1], [PRODUCT / 2.5]),
+        (lambda m, x: x * m.w, [0], [PRODUCT / 4]),
+        (lambda m, x: m.w * x, [1], [PRODUCT / 4]),
+        (lambda m, x: x @ m.w, [0], [PRODUCT / 5]),
+        (lambda m, x: m.w @ x, [1], [PRODUCT / 7]),
+        (lambda m, x: F.linear(x, m.w), [0], [PRODUCT / 7]),
+        (lambda m, x: F.linear(input=x, weight=m.w, bias=m.b), ["input"], [(2.0**61 - 9 * 2.0**32) / 2**16 / 7]),
+        (lambda m, x: F.leaky_relu(x, 3.0), [0], [PRODUCT / 3]),
+        (lambda m, x: F.leaky_relu(x, 0.1), [0], [PRODUCT]),
+        (lambda m, x: x / 3, [0], [2.0**37]),
+        (lambda m, x: x / 0.3, [0], [0.3 * 2.0**37]),
+        (lambda m, x: x.mean(1), [0], [2.0**37]),
+        (lambda m, x: x.sum(1), [0], [2.0**37]),
+        (lambda m, x: F.avg_pool2d(x, 3), [0], [2.0**37]),
+        (lambda m, x: F.adaptive_avg_pool2d(x, 2), [0], [2.0**37]),
+        (lambda m, x: F.interpolate(x, (9, 9), mode="bilinear"), [0], [2.0**37]),
+        (lambda m, x: F.interpolate(x, scale_factor=2), [], []),
+        (lambda m, x: x * x, [], []),
+        (lambda m, x: F.linear(x, m.w, m.b + m.b), [], []),
+        (lambda m, x: F.linear(x, m.w * 2, m.b), [], []),
+        (lambda m, x: F.relu(x - 1), [], []),
+    ],
+)
+def test_which_inputs_have_bounds(forward, slots, bounds):
+    """Not those of a product of two activations, nor with weights or biases that are computed: results are watched."""
+    model = _Model(forward, w=[[4.0, -3.0], [1.0, 2.0]], b=[9.0, 0.0])
     prepared = prepare(model, training=False)
-    assert input_bounds(prepared, linear_layers(prepared), BITS).item() > 2**40
+    inputs = bounded_inputs(prepared, BITS)
+    assert [each.slot for each in inputs] == slots
+    assert (2 * half_bounds(prepared, inputs, BITS)).tolist() == pytest.approx(bounds, rel=0.002)

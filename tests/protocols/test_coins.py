@@ -54,7 +54,7 @@ class _Mirrors(TossedCoins):
         self._commitments = channel.swap(promised[1 - channel.rank])
 
     def toss(self, channel):
-        messages = channel.swap(bytes(OPENING + 32))
+        messages = channel.swap(bytes(OPENING + 64))
         return channel.swap(messages[1 - channel.rank])
 
 
@@ -128,10 +128,51 @@ def test_a_dry_run_swaps_as_many_bytes_and_checks_nothing():
             return str(rank)
 
     UncheckedCoins(SESSION).toss(_Nobody())
-    assert sent["sizes"] == [32, OPENING + 32]
+    assert sent["sizes"] == [32, OPENING + 64]
 
 
 def test_nothing_of_ones_own_part_is_printed():
     tossed = TossedCoins(SESSION)
     tossed._commit(0)
     assert tossed._mine.hex() not in repr(tossed) and repr(tossed._mine) not in repr(tossed)
+
+
+class _Equivocates(TossedCoins):
+    """Promises and opens one thing to party 0 and another to party 1; its channel sends each its own."""
+
+    def begin(self, channel):
+        self._twin = TossedCoins(self.session)
+        mine, other = self._commit(2), self._twin._commit(2)
+        self._commitments = channel.swap({0: mine, 1: other, 2: mine})
+
+    def toss(self, channel):
+        def seen(promise):
+            return hashlib.sha256(coins._LABEL + b" seen" + b"".join([*self._commitments[:2], promise])).digest()
+
+        self.begin(channel)
+        promises = [coins.commitment(self.session, 0, 2, each._mine) for each in (self, self._twin)]
+        parts = [each._mine + seen(p) + bytes(32) for each, p in zip((self, self._twin), promises, strict=True)]
+        channel.swap({0: parts[0], 1: parts[1], 2: parts[0]})
+
+
+def test_other_coins_to_one_than_to_another_are_noticed():
+    """With three parties; else the honest ones would go on with different coins."""
+    refused = []
+
+    def program(ctx):
+        rank, swap = ctx.channel.rank, ctx.channel.swap
+
+        def own(message):
+            return [m[rank] if isinstance(m, dict) else m for m in swap(message)]
+
+        ctx.channel.swap = own
+        if rank == 2:
+            _Equivocates(SESSION).toss(ctx.channel)
+        else:
+            with pytest.raises(SessionError, match="was promised other coins than this party"):
+                TossedCoins(SESSION).toss(ctx.channel)
+            refused.append(rank)
+        return torch.zeros(1)
+
+    run(program, 3)
+    assert sorted(refused) == [0, 1]
