@@ -153,9 +153,8 @@ def test_edges_are_refused_for_what_they_are():
     for name in EDGES:
         function = re.sub(r" -?\d", "", name.rsplit(": ", 1)[0])
         by_function.setdefault(function, []).append(refused(name))
-    assert len(by_function) > 100 and not [
-        function for function, all_refused in by_function.items() if all(all_refused)
-    ]
+    assert len(by_function) > 90
+    assert not [function for function, outcomes_of in by_function.items() if all(outcomes_of)]
     assert sum(map(sum, by_function.values())) < len(EDGES) / 5
     others = {name for name in FUNCTIONS.keys() - EDGES.keys() if refused(name)}
     assert others == {f"refused: {name}" for name in completions.REFUSED}
