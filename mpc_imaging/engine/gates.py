@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from mpc_imaging.engine import compat
+from mpc_imaging.engine.corrections import axis
 from mpc_imaging.engine.tensors import excess, from_share, precision, rescaled
 from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.context import Context
@@ -207,22 +208,36 @@ def relu(self):
 
 
 def relu_with_sign(x: MPCTensor) -> tuple[MPCTensor, Sign]:
-    """ReLU, and its comparison for the gradient. A product that is not rescaled yet is so in the same rounds."""
+    """ReLU, and the comparison x > 0 for the gradient. A product that is not rescaled yet is so in the same rounds."""
     y, sign = compare.relu(context(), x.share, excess(x))
     return settled(y, x), sign
 
 
 def hardtanh_with_sign(x: MPCTensor, low: float, high: float) -> tuple[MPCTensor, Sign]:
-    """min(max(x, low), high), and the comparisons with both bounds, stacked, in the same rounds."""
+    """min(max(x, low), high) for low < high, and the comparisons x > low and x < high, stacked, in the same rounds."""
     if excess(x) and max(abs(low), abs(high)) * 4.0 ** precision() > 2**60:
         x = rescaled(x)  # else the difference to a bound could leave the range
-    y, sign = compare.relu(context(), torch.stack([(x - low).share, (x - high).share]), excess(x))
-    return settled(y[0] - y[1], x) + low, sign
+    y, sign = compare.clamp(context(), (low - x).share, (x - high).share, excess(x))
+    return settled(y, x) + low, sign
 
 
-def hardtanh(self, min_value=-1, max_value=1):
-    """min(max(x, min_value), max_value)."""
-    return hardtanh_with_sign(self, min_value, max_value)[0]
+def bounds(low: float, high: float, min_val: float | None, max_val: float | None) -> tuple[float, float]:
+    """The bounds of `hardtanh`, by either of CrypTen's names. Raises `ValueError`, as torch, where low > high."""
+    low, high = low if min_val is None else min_val, high if max_val is None else max_val
+    if low > high:
+        raise ValueError(f"hardtanh: min_val, {low}, is greater than max_val, {high}")
+    return low, high
+
+
+def constant(x: MPCTensor, value: float) -> MPCTensor:
+    """A public value in the shape of x, at the session's precision."""
+    return from_share(torch.zeros_like(x.share)) + value
+
+
+def hardtanh(self, min_value=-1, max_value=1, *, min_val=None, max_val=None):
+    """min(max(x, min_value), max_value); CrypTen's gradient has the bounds as `min_val` and `max_val`."""
+    low, high = bounds(min_value, max_value, min_val, max_val)
+    return hardtanh_with_sign(self, low, high)[0] if low < high else constant(self, low)
 
 
 def abs_(self):
@@ -230,47 +245,74 @@ def abs_(self):
     return settled(compare.absolute(context(), self.share, excess(self)), self)
 
 
+def abs_with_sign(x: MPCTensor) -> tuple[MPCTensor, Sign]:
+    """|x|, and the comparisons x > 0 and x < 0, stacked, for the gradient: it is 0 where x is 0."""
+    y, sign = compare.absolute_with_sign(context(), x.share, excess(x))
+    return settled(y, x), sign
+
+
 def maximum(self, dim=None, keepdim=False, one_hot=True):
-    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins."""
+    """The maximum: alone without `dim`, else with its one-hot (or its index). The first of equal values wins.
+
+    A scalar counts as one dimension of one value. Raises `IndexError` if there is no such dimension, or nothing in it.
+    """
     ctx = context()
-    share = self.share.flatten() if dim is None else self.share
-    axis = 0 if dim is None else dim % share.dim()
-    value, levels = tournament.maximum(ctx, share, axis, excess(self))
+    place = 0 if dim is None else axis(self, dim)
+    share = self.share.flatten() if dim is None or self.dim() == 0 else self.share
+    if not share.shape[place]:
+        raise IndexError(f"the largest of no values was asked for: size {tuple(self.size())}, dimension {dim}")
+    value, levels = tournament.maximum(ctx, share, place, excess(self))
     if dim is None:
         return _like(value.reshape(()), self)
     ones = torch.ones_like(value) if ctx.first else torch.zeros_like(value)
-    hot = tournament.distribute(ctx, ones, levels, axis)
+    hot = tournament.distribute(ctx, ones, levels, place)
     if not one_hot:
-        index = torch.arange(hot.shape[axis]).view([-1 if i == axis else 1 for i in range(hot.dim())])
-        hot = (hot * index).sum(axis, keepdim=keepdim)
-    return _like(value if keepdim else value.squeeze(axis), self), from_share(hot, 0)
+        index = torch.arange(hot.shape[place]).view([-1 if i == place else 1 for i in range(hot.dim())])
+        hot = (hot * index).sum(place, keepdim=keepdim)
+    value = value if keepdim else value.squeeze(place)
+    if self.dim() == 0:
+        value, hot = value.reshape(()), hot.reshape(())
+    return _like(value, self), from_share(hot, 0)
 
 
 def argmax(self, dim=None, keepdim=False, one_hot=True):
     """One-hot (or index) of the maximum; the first of equal values wins."""
     if dim is not None:
         return maximum(self, dim, keepdim, one_hot)[1]
-    flat = maximum(_like(self.share.flatten(), self), 0, keepdim, one_hot)[1]
-    return from_share(flat.share.view(self.size()), 0) if one_hot else flat
+    flat = maximum(_like(self.share.flatten(), self), 0, False, one_hot)[1].share
+    size = self.size() if one_hot else (1,) * self.dim() if keepdim else ()
+    return from_share(flat.view(size), 0)
 
 
 class Windows:
-    """The windows of a 2-d pooling: how (N, C, H, W) becomes (N, C, kh * kw, H', W'), and the way back."""
+    """The windows of a 2-d pooling: how (..., H, W) becomes (..., kh * kw, H', W'), and the way back.
+
+    Raises `ValueError` if no window fits.
+    """
 
     def __init__(self, size: torch.Size, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> None:
         self.kernel = _pairs(kernel_size, 2)
         self.stride = self.kernel if stride is None else _pairs(stride, 2)
         self.padding, self.dilation = _pairs(padding, 2), _pairs(dilation, 2)
-        self.size = size
+        self.size, sides = size, size[-2:]
         self.out, self.extra = [], []
         for i in (0, 1):
             reach = self.dilation[i] * (self.kernel[i] - 1) + 1
-            room = size[2 + i] + 2 * self.padding[i] - reach
+            room = sides[i] + 2 * self.padding[i] - reach
+            if room < 0:
+                raise ValueError(
+                    f"a window of {reach} is larger than side {i}, {sides[i]} and padding of {self.padding[i]}"
+                )
             count = room // self.stride[i] + 1
-            if ceil_mode and room % self.stride[i] and count * self.stride[i] < size[2 + i] + self.padding[i]:
+            if ceil_mode and room % self.stride[i] and count * self.stride[i] < sides[i] + self.padding[i]:
                 count += 1
             self.out.append(count)
-            self.extra.append(max(0, (count - 1) * self.stride[i] + reach - size[2 + i] - 2 * self.padding[i]))
+            self.extra.append(max(0, (count - 1) * self.stride[i] + reach - sides[i] - 2 * self.padding[i]))
+
+    @property
+    def place(self) -> int:
+        """The dimension along which a window's elements are."""
+        return len(self.size) - 2
 
     def padded(self) -> bool:
         """Whether windows reach beyond the edges."""
@@ -281,19 +323,18 @@ class Windows:
         return (left, left + right, top, top + bottom)
 
     def gather(self, x: torch.Tensor, value: int) -> torch.Tensor:
-        """(N, C, kh * kw, H', W') from (N, C, H, W), padded with the same `value` in every share's sum."""
+        """(..., kh * kw, H', W') from (..., H, W), padded with the same `value` in every share's sum."""
         x = F.pad(x, self._pads(), value=value)
-        parts = [x[:, :, rows, cols] for rows, cols in self._slices()]
-        return torch.stack(parts, 2)
+        return torch.stack([x[..., rows, cols] for rows, cols in self._slices()], self.place)
 
     def scatter(self, windows: torch.Tensor) -> torch.Tensor:
         """The transpose of `gather`: windows are added up at the places that they came from."""
         left, right, top, bottom = self._pads()
-        n, c, h, w = self.size
-        x = windows.new_zeros(n, c, h + top + bottom, w + left + right)
+        *images, h, w = self.size
+        x = windows.new_zeros(*images, h + top + bottom, w + left + right)
         for i, (rows, cols) in enumerate(self._slices()):
-            x[:, :, rows, cols] += windows[:, :, i]
-        return x[:, :, top : top + h, left : left + w].contiguous()
+            x[..., rows, cols] += windows.select(self.place, i)
+        return x[..., top : top + h, left : left + w].contiguous()
 
     def _slices(self) -> list[tuple[slice, slice]]:
         def along(axis: int, offset: int) -> slice:
@@ -309,20 +350,20 @@ def max_pool_levels(x: MPCTensor, windows: Windows) -> tuple[MPCTensor, list[Sig
     if windows.padded():
         ctx = replace(ctx, comparison=ctx.comparison.wide())
     gathered = windows.gather(x.share, PAD_VALUE if ctx.first else 0)
-    value, levels = tournament.maximum(ctx, gathered, 2, excess(x))
-    return _like(value.squeeze(2), x), levels
+    value, levels = tournament.maximum(ctx, gathered, windows.place, excess(x))
+    return _like(value.squeeze(windows.place), x), levels
 
 
 def max_pool2d(self, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
-    """2-d max-pool; `return_indices` gives one-hot windows as CrypTen does, (N, C, H', W', kh, kw)."""
+    """2-d max-pool of (..., H, W); `return_indices` gives one-hot windows as CrypTen does, (..., H', W', kh, kw)."""
     windows = Windows(self.size(), kernel_size, stride, padding, dilation, ceil_mode)
     value, levels = max_pool_levels(self, windows)
     return (value, window_onehots(windows, levels, value)) if return_indices else value
 
 
 def window_onehots(windows: Windows, levels: list[Sign], value: MPCTensor) -> MPCTensor:
-    """Where each window's largest value is, (N, C, H', W', kh, kw)."""
+    """Where each window's largest value is, (..., H', W', kh, kw)."""
     ctx = context()
     ones = torch.ones_like(value.share) if ctx.first else torch.zeros_like(value.share)
-    hot = tournament.distribute(ctx, ones.unsqueeze(2), levels, 2)
-    return from_share(hot.permute(0, 1, 3, 4, 2).reshape(*value.size(), *windows.kernel), 0)
+    hot = tournament.distribute(ctx, ones.unsqueeze(windows.place), levels, windows.place)
+    return from_share(hot.movedim(windows.place, -1).reshape(*value.size(), *windows.kernel), 0)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from mpc_imaging.engine import approximations, compat, gates
+from mpc_imaging.engine import approximations, compat, corrected_gradients, gates
 from mpc_imaging.engine.tensors import excess, from_share, precision, rescaled
-from mpc_imaging.protocols import bilinear, tournament, truncate
+from mpc_imaging.protocols import bilinear, compare, tournament, truncate
 from mpc_imaging.protocols.selection import select
+from mpc_imaging.protocols.sign import Sign
 from mpc_imaging.randomness.ring import BilinearOp
 
 compat.load()
@@ -21,7 +22,7 @@ from crypten.mpc import MPCTensor  # noqa: E402
 
 
 class ReLU(stock.AutogradFunction):
-    """Passes the gradient where x >= 0."""
+    """Passes the gradient where x > 0."""
 
     @staticmethod
     def forward(ctx, input):
@@ -34,26 +35,67 @@ class ReLU(stock.AutogradFunction):
     def backward(ctx, grad_output):
         """One round, which also truncates excess bits."""
         (sign,) = ctx.saved_tensors
-        return gates.settled(select(gates.context(), sign, grad_output.share, excess(grad_output)).relu(), grad_output)
+        chosen = select(gates.context(), sign, grad_output.share, excess(grad_output))
+        return gates.settled(chosen.selected(), grad_output)
+
+
+def _chosen_twice(sign: Sign, grad: MPCTensor) -> Sign:
+    """Two stacked comparisons, each with the gradient; one round."""
+    return select(gates.context(), sign, torch.stack([grad.share, grad.share]), excess(grad))
 
 
 class Hardtanh(stock.AutogradFunction):
-    """Passes the gradient between the bounds."""
+    """Passes the gradient between the bounds, and not where x equals one, as torch does.
+
+    That matters for what is rounded already: a product is truncated by chance in the comparison's own rounds, so it is
+    at a bound only by chance.
+    """
 
     @staticmethod
-    def forward(ctx, input, min_val=-1, max_val=1):
-        """Clamp."""
-        output, sign = gates.hardtanh_with_sign(input, min_val, max_val)
+    def forward(ctx, input, min_val=-1, max_val=1, *, min_value=None, max_value=None):
+        """Clamp; CrypTen's method has the bounds as `min_value` and `max_value`."""
+        low, high = gates.bounds(min_val, max_val, min_value, max_value)
+        if low == high:
+            ctx.save_multiple_for_backward([None])
+            return gates.constant(input, low)
+        output, sign = gates.hardtanh_with_sign(input, low, high)
         ctx.save_multiple_for_backward([sign.bits()])
         return output
 
     @staticmethod
     def backward(ctx, grad_output):
-        """The gradient where x >= min_val less that where x >= max_val; one round."""
+        """The gradient where x > min_val less that where x >= max_val; one round."""
         (sign,) = ctx.saved_tensors
-        share = grad_output.share
-        above = select(gates.context(), sign, torch.stack([share, share]), excess(grad_output)).relu()
-        return gates.settled(above[0] - above[1], grad_output)
+        if sign is None:
+            return from_share(torch.zeros_like(grad_output.share))
+        return gates.settled(compare.inside(_chosen_twice(sign, grad_output)), grad_output)
+
+
+class ReLU6(Hardtanh):
+    """CrypTen's multiplies by its comparisons, in two rounds more."""
+
+    @staticmethod
+    def forward(ctx, input):
+        """Clamp between 0 and 6."""
+        return Hardtanh.forward(ctx, input, 0, 6)
+
+
+class Abs(stock.AutogradFunction):
+    """Where x is 0, the gradient is 0, as torch's; CrypTen's is 1. It takes a second comparison, in the same rounds."""
+
+    @staticmethod
+    def forward(ctx, input):
+        """|x|."""
+        output, sign = gates.abs_with_sign(input)
+        ctx.save_multiple_for_backward([sign.bits()])
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        """The gradient where x > 0 less that where x < 0; one round."""
+        (sign,) = ctx.saved_tensors
+        positive, negative = _chosen_twice(sign, grad_output).selected()
+        return gates.settled(positive - negative, grad_output)
 
 
 class MaxPool2d(stock.AutogradFunction):
@@ -61,7 +103,7 @@ class MaxPool2d(stock.AutogradFunction):
 
     @staticmethod
     def forward(ctx, input, kernel_size, padding=0, stride=None, dilation=1, ceil_mode=False, return_indices=False):
-        """Max-pool of (N, C, H, W), and perhaps the one-hots of its windows, which have no gradient."""
+        """Max-pool of (..., H, W), and perhaps the one-hots of its windows, which have no gradient."""
         windows = gates.Windows(input.size(), kernel_size, stride, padding, dilation, ceil_mode)
         output, levels = gates.max_pool_levels(input, windows)
         ctx.save_multiple_for_backward([windows, [sign.bits() for sign in levels]])
@@ -75,7 +117,8 @@ class MaxPool2d(stock.AutogradFunction):
     def backward(ctx, grad_output, *_):
         """One round for each level of comparisons."""
         windows, levels = ctx.saved_tensors
-        share = tournament.distribute(gates.context(), grad_output.share.unsqueeze(2), levels, 2)
+        share = grad_output.share.unsqueeze(windows.place)
+        share = tournament.distribute(gates.context(), share, levels, windows.place)
         return from_share(windows.scatter(share), grad_output.encoder._precision_bits)
 
 
@@ -278,11 +321,14 @@ def _truncated(share: torch.Tensor, like: MPCTensor) -> MPCTensor:
 _OURS = {
     "relu": ReLU,
     "hardtanh": Hardtanh,
+    "relu6": ReLU6,
+    "abs": Abs,
     "max_pool2d": MaxPool2d,
     "layer": Layer,
     "conv2d": Conv2d,
     "conv_transpose2d": ConvTranspose2d,
     "log_softmax": LogSoftmax,
+    **corrected_gradients.GRADIENTS,
 }
 _replaced: dict[str, type | None] = {}
 

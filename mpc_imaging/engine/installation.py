@@ -10,7 +10,18 @@ from typing import Any
 
 import torch
 
-from mpc_imaging.engine import approximations, compat, config, encoder, gates, gradients, lean, standalone
+from mpc_imaging.engine import (
+    approximations,
+    compat,
+    config,
+    corrected_gradients,
+    corrections,
+    encoder,
+    gates,
+    gradients,
+    lean,
+    standalone,
+)
 from mpc_imaging.engine.provider import CrypTenProvider
 from mpc_imaging.errors import ConfigError, PolicyError
 from mpc_imaging.protocols.context import Context
@@ -18,6 +29,7 @@ from mpc_imaging.randomness.streams import Stream
 
 crypten = compat.load()
 
+import crypten.gradients as stock  # noqa: E402
 from crypten.common import rng  # noqa: E402
 from crypten.cryptensor import CrypTensor  # noqa: E402
 from crypten.encoder import FixedPointEncoder  # noqa: E402
@@ -216,20 +228,16 @@ def _patch_protocols() -> None:
         "max_pool2d": gates.max_pool2d,
     }
     # CrypTen's come from its exponential and logarithm, which are a few percent off: see `approximations`.
-    methods |= {"softmax": _softmax(MPCTensor.softmax, approximations.softmax)}
-    methods |= {"log_softmax": _softmax(MPCTensor.log_softmax, approximations.log_softmax)}
+    for name in ("softmax", "log_softmax"):
+        methods[name] = corrections.public(name, getattr(MPCTensor, name), getattr(approximations, name))
+    # What crashes or is wrong at the edges of its domain: see each in `corrections` and `corrected_gradients`.
+    methods |= corrections.METHODS
+    _replace(stock, "_inverse_broadcast", corrected_gradients.inverse_broadcast)
+    _replace(ArithmeticSharedTensor, "pad", corrections.pad)
+    _replace(crypten, "cat", corrections.cat)
     for name, method in methods.items():
         _replace(MPCTensor, name, method)
     gradients.register()
-
-
-def _softmax(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    def softmax(self: MPCTensor, dim: int, **kwargs: Any) -> MPCTensor:
-        if self.dim() == 0 or self.size(dim) == 1:
-            return stock(self, dim, **kwargs)  # a public answer
-        return ours(self, dim % self.dim())
-
-    return softmax
 
 
 def _patch_overheads() -> None:

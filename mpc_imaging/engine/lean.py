@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mpc_imaging.engine import compat, gates
+from mpc_imaging.errors import EncodingError
 
 crypten = compat.load()
 
@@ -48,8 +49,11 @@ _stock_initialise = MPCTensor.__init__
 
 
 def initialise(self, tensor, ptype=kinds.arithmetic, device=None, *args, **kwargs):
-    """`MPCTensor.__init__`, which means to share nothing for an empty list, but compares it by identity."""
-    if isinstance(tensor, list) and not tensor:
+    """`MPCTensor.__init__`, which means to share nothing for an empty list, but compares it by identity.
+
+    With more arguments than that, such as a source that broadcasts the size, an empty list is a tensor like any other.
+    """
+    if isinstance(tensor, list) and not tensor and not args and not kwargs:
         CrypTensor.__init__(self)
         self._tensor, self.ptype = ptype.to_tensor().from_shares(torch.empty(0, dtype=torch.int64)), ptype
     else:
@@ -109,16 +113,61 @@ _ADDITIVE = ("add", "sub")
 
 
 def share(self, tensor=None, size=None, broadcast_size=False, precision=None, src=0, device=None):
-    """`ArithmeticSharedTensor.__init__`, which rounds whole numbers beyond 2**24: it turns them into float32 first."""
+    """`ArithmeticSharedTensor.__init__`, which rounds whole numbers beyond 2**24: it turns them into float32 first.
+
+    What cannot be encoded is refused where it is used, if it is (`Unencodable`); the party must be its source.
+    """
     if src == SENTINEL:
         return
-    encoder, encoded = FixedPointEncoder(precision), None
+    encoder, encoded, refusal = FixedPointEncoder(precision), None, None
     if tensor is not None:
-        encoded = encoder.encode(tensor)
+        try:
+            encoded = encoder.encode(tensor)
+        except EncodingError as error:
+            if not torch.is_tensor(tensor):
+                raise
+            encoded, refusal = torch.zeros(tensor.shape, dtype=torch.int64), error
         if hasattr(tensor, "src"):  # the party that it belongs to, which CrypTen compares
             encoded.src = tensor.src
     _stock_share(self, encoded, size, broadcast_size, 0, src, device)
     self.encoder = encoder
+    if refusal is not None and self.rank == src:
+        self.__class__, self.refusal = Unencodable, refusal
+
+
+class Unencodable(ArithmeticSharedTensor):
+    """What its source could not encode: it has a size and can be written over, any other use raises `EncodingError`.
+
+    `crypten.nn.init` wants that: parameters are made of `torch.empty`, whose memory holds anything, and then written.
+    """
+
+    @property
+    def _tensor(self) -> torch.Tensor:
+        raise self.refusal
+
+    @_tensor.setter
+    def _tensor(self, value: torch.Tensor) -> None:
+        """A share takes the place of the zeros that stood for the tensor."""
+        self.__class__ = ArithmeticSharedTensor
+        self._tensor = value
+
+    def copy_(self, other):
+        """Become a copy of another tensor of the same size."""
+        self._tensor, self.encoder = other.share.clone(), other.encoder
+
+    def size(self, *args):
+        """The size of what could not be encoded."""
+        return self.__dict__["_tensor"].size(*args)
+
+    def dim(self):
+        """The number of its dimensions."""
+        return len(self.size())
+
+    def nelement(self):
+        """The number of its elements."""
+        return self.size().numel()
+
+    numel = nelement
 
 
 def arithmetic(self, y, op, inplace=False, *args, **kwargs):
@@ -166,8 +215,23 @@ def _product(x, y, op, *args, **kwargs):
     return result
 
 
+def _fraction(y):
+    """Whether a public operand has fractions."""
+    if torch.is_tensor(y):
+        return y.is_floating_point() and bool(y.frac().any())
+    return isinstance(y, float) and not y.is_integer()
+
+
 def _public(x, y, op, *args, **kwargs):
-    """CrypTen gives all parties but the first a result whose elements share memory, if `x` was broadcast."""
+    """CrypTen gives all parties but the first a result whose elements share memory, if `x` was broadcast.
+
+    And where `x` has no bits of fraction, as the results of comparisons, it rounds `y` to whole numbers.
+    """
+    if x.encoder.scale == 1 and _fraction(y):
+        encoder = FixedPointEncoder()
+        if op not in _ADDITIVE:
+            return _with(x, getattr(torch, op)(x.share, encoder.encode(y), *args, **kwargs), encoder)
+        x = x.encode(encoder)
     y = x.encoder.encode(y)
     if op not in _ADDITIVE:
         result = _with(x, getattr(torch, op)(x.share, y, *args, **kwargs))

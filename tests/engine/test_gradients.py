@@ -83,3 +83,24 @@ def test_hardtanh(two):
     x = torch.randn(100) * 5
     grad = two.run(clamp, x, requires_grad=True)
     assert torch.allclose(grad.float(), torch.where((x > 0) & (x < 6), x, 0), atol=1e-3)
+
+
+BOUNDS = torch.tensor([-1.0, -(2.0**-16), 0, 2.0**-16, 3, 6 - 2.0**-16, 6, 6 + 2.0**-16, 7])
+
+
+def tied(x, name, arguments):
+    y = getattr(x, name)(*arguments)
+    y.backward(y.new(torch.full((9,), 2.0)))
+    return x.grad
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "plain"), [("relu", (), F.relu), ("hardtanh", (0, 6), F.relu6), ("relu6", (), F.relu6)]
+)
+def test_ties_are_torch_s_and_cost_no_rounds(two, name, arguments, plain):
+    """One comparison and one selection, as ever: where x equals a bound, its gradient is 0."""
+    grad = two.run(tied, BOUNDS, requires_grad=True, name=name, arguments=arguments)
+    x = BOUNDS.clone().requires_grad_()
+    plain(x).backward(torch.full((9,), 2.0))
+    assert torch.equal(grad, x.grad.double())
+    assert two.rounds == 3

@@ -5,6 +5,7 @@ import torch
 
 from mpc_imaging.engine import compat
 from mpc_imaging.engine.tensors import from_share
+from mpc_imaging.errors import EncodingError
 from tests.engine.alone import alone
 
 crypten = compat.load()
@@ -77,6 +78,72 @@ def test_an_empty_list_is_an_empty_tensor():
     with alone():
         assert crypten.cryptensor([]).size() == (0,)
         assert crypten.cryptensor([], ptype=crypten.mpc.binary)._tensor.__class__ is BinarySharedTensor
+
+
+def test_an_empty_list_with_a_source_has_the_size_of_that(monkeypatch):
+    """`broadcast_size` was lost, and so was the tensor, at all parties but the source."""
+    with alone(parties=2):
+        monkeypatch.setattr(crypten.communicator.get(), "broadcast_obj", lambda size, src: torch.Size((2, 3)))
+        x = MPCTensor([], src=1, broadcast_size=True, requires_grad=True)
+        assert x.size() == (2, 3) and x.requires_grad
+        assert MPCTensor([], ptype=crypten.mpc.binary, src=1, broadcast_size=True).size() == (2, 3)
+
+
+WILD = torch.tensor([float("nan"), 1.0, 1e30])
+
+
+def test_what_cannot_be_encoded_may_be_written_over():
+    """`crypten.nn.init` is called with tensors made of `torch.empty`, whose memory holds anything."""
+    with alone():
+        x = crypten.cryptensor(WILD.clone(), requires_grad=True)
+        assert x.size() == (3,) and x.shape == (3,) and x.dim() == 1 and x.nelement() == x.numel() == 3
+        assert crypten.nn.init.ones_(x) is x
+        assert x._tensor.__class__ is ArithmeticSharedTensor and torch.equal(
+            (x + x).get_plain_text(), 2 * torch.ones(3)
+        )
+        y = crypten.cryptensor(WILD)
+        y.copy_(x.detach())
+        assert torch.equal(y.get_plain_text(), torch.ones(3))
+        y = crypten.cryptensor(WILD)
+        y.share = x.share
+        assert torch.equal(y.get_plain_text(), torch.ones(3))
+
+
+USES = {
+    "open": lambda x: x.get_plain_text(), "add": lambda x: x + 1, "added": lambda x: x.detach() * 0 + x,
+    "relu": lambda x: x.relu(), "view": lambda x: x.view(1, 3), "index": lambda x: x[0], "clone": lambda x: x.clone(),
+    "share": lambda x: x.share, "max": lambda x: x.max(), "write": lambda x: x.__setitem__(0, 1.0),
+    "print": repr, "neg": lambda x: -x, "stack": lambda x: crypten.stack([x, x]), "set a part": lambda x: x.mul_(2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USES)
+def test_what_cannot_be_encoded_cannot_be_used(name):
+    """The error is that of encoding it, whatever is done with it."""
+    with alone():
+        x = crypten.cryptensor(WILD, requires_grad=name in ("add", "relu"))
+        with pytest.raises(EncodingError, match="not finite"):
+            USES[name](x)
+
+
+def test_numbers_and_lists_that_cannot_be_encoded_are_refused_at_once():
+    with alone():
+        for value in (float("nan"), [1.0, float("inf")], 2**70):
+            with pytest.raises(EncodingError):
+                crypten.cryptensor(value)
+
+
+def test_bits_times_fractions():
+    """A comparison's result has no bits of fraction; CrypTen rounds the other operand to a whole number."""
+    with alone():
+        bit = crypten.cryptensor(torch.tensor([-1.0, 2])) > 0
+        half = torch.tensor([0.0, 0.5])
+        assert torch.equal((bit * 0.5).get_plain_text(), half)
+        assert torch.equal((bit + 0.5).get_plain_text(), torch.tensor([0.5, 1.5]))
+        assert torch.equal((bit * torch.tensor([0.5, 0.5])).get_plain_text(), half)
+        assert torch.equal((0.25 - bit).get_plain_text(), torch.tensor([0.25, -0.75]))
+        # Whole numbers leave it one, with nothing to truncate.
+        assert torch.equal((bit * 3.0).get_plain_text(), torch.tensor([0, 3]))
 
 
 def test_encoders_set_each_field_once(monkeypatch):

@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from mpc_imaging.protocols import compare
 from mpc_imaging.protocols.fss import KeyComparison
+from mpc_imaging.protocols.selection import select
 from tests.protocols.parties import FAMILIES, FEW_FAMILIES, run
 
 EDGES = torch.tensor([0, 1, -1, 2**16 - 1, -(2**16) + 1, 2**16, -(2**16), 2**61, -(2**61), 2**62 - 1, -(2**62) + 1])
@@ -45,10 +46,52 @@ def test_relu(parties, comparison, shift):
         return y, sign.bit(), sign.value(), sign.selected()
 
     (y, bit, value, selected), ctxs = run(program, parties, x, comparison=comparison)
-    _assert_truncated(value, x, shift)
+    # It is -x that is compared, so that the bit, x > 0, is torch's gradient where x is 0.
+    _assert_truncated(value, -x, shift)
     # The bit is that of the value that it comes with, however that was rounded.
-    assert torch.equal(bit, (value < 0).long())
-    assert torch.equal(y, value.clamp(min=0)) and torch.equal(selected, value.clamp(max=0))
+    assert torch.equal(bit, (value < 0).long()) and not bit[x == 0].any()
+    assert torch.equal(y, (-value).clamp(min=0)) and torch.equal(selected, value.clamp(max=0))
+    assert ctxs[0].channel.rounds == _rounds(comparison, shift)
+
+
+@pytest.mark.parametrize(("parties", "comparison"), FEW_FAMILIES)
+@pytest.mark.parametrize("shift", [0, 16])
+def test_clamp(parties, comparison, shift):
+    """Values at the bounds count as beyond them, below and above alike."""
+    low, high = -3 << shift, 5 << shift
+    x = torch.cat([torch.arange(-6, 8) << shift, _values() >> 2])
+    grad = torch.arange(1, len(x) + 1)
+
+    def program(ctx, x, grad):
+        below, above = (low - x, x - high) if ctx.first else (-x, x)
+        y, sign = compare.clamp(ctx, below, above, shift)
+        return y, sign.bit(), compare.inside(select(ctx, sign, torch.stack([grad, grad])))
+
+    (y, bits, inside), ctxs = run(program, parties, x, grad, comparison=comparison)
+    assert torch.equal(inside, torch.where(bits.all(0), grad, 0))
+    if not shift:
+        assert torch.equal(y, x.clamp(low, high) - low)
+        assert torch.equal(bits, torch.stack([x > low, x < high]).long())
+    few = torch.arange(-6, 8)
+    assert torch.equal(y[:14], few.clamp(-3, 5) + 3)
+    assert torch.equal(bits[:, :14], torch.stack([few > -3, few < 5]).long())
+    assert ctxs[0].channel.rounds == _rounds(comparison, shift) + 1  # one for the gradient
+
+
+@pytest.mark.parametrize(("parties", "comparison"), FEW_FAMILIES)
+@pytest.mark.parametrize("shift", [0, 16])
+def test_absolute_with_sign(parties, comparison, shift):
+    x = torch.cat([torch.arange(-6, 8) << shift, _values()])
+
+    def program(ctx, x):
+        y, sign = compare.absolute_with_sign(ctx, x, shift)
+        return y, sign.bit()
+
+    (y, bits), ctxs = run(program, parties, x, comparison=comparison)
+    off = (y.double() * 2.0**shift - x.double().abs()).abs()
+    assert torch.all(off <= 2.0**shift + x.double().abs() * 2**-50)
+    large = (x.abs() >= 1 << shift) | (x == 0)
+    assert torch.equal(bits[:, large], torch.stack([x > 0, x < 0]).long()[:, large])
     assert ctxs[0].channel.rounds == _rounds(comparison, shift)
 
 
@@ -111,8 +154,8 @@ def test_truncated_relu_of_any_integers(parties, comparison, values, shift):
         return y, sign.value()
 
     (y, value), _ = run(program, parties, x, comparison=comparison)
-    _assert_truncated(value, x, shift)
-    assert torch.equal(y, value.clamp(min=0))
+    _assert_truncated(value, -x, shift)
+    assert torch.equal(y, (-value).clamp(min=0))
 
 
 @pytest.mark.parametrize(("parties", "comparison"), FEW_FAMILIES)
@@ -131,7 +174,7 @@ def test_few_elements_of_any_shape(parties, comparison, shape):
         )
 
     results, ctxs = run(program, parties, x, comparison=comparison)
-    for y, expected in zip(results, (0, -5, 1, 5 << 16, 5 << 16), strict=True):
+    for y, expected in zip(results, (0, 5, 1, 5 << 16, 5 << 16), strict=True):
         assert torch.equal(y, torch.full(shape, expected))
     if not x.numel():
         assert ctxs[0].channel.rounds == 0 and ctxs[0].provider.log.count == 0

@@ -50,8 +50,8 @@ def test_another_value_truncated(parties, comparison, shift):
     off = value - (g >> shift)
     assert off.min() >= 0 and off.max() <= 1 and torch.all(off[g % (1 << shift) == 0] == 0)
     # Whole values are selected, of one rounding.
-    assert torch.equal(selected, torch.where(x < 0, value, 0))
-    assert torch.equal(rest, torch.where(x < 0, 0, value))
+    assert torch.equal(selected, torch.where(x > 0, value, 0))
+    assert torch.equal(rest, torch.where(x > 0, 0, value))
 
 
 @pytest.mark.parametrize(("parties", "comparison"), FEW_FAMILIES)
@@ -77,7 +77,7 @@ def test_many_values_by_one_comparison(parties, comparison):
 
     results, ctxs = run(program, parties, x, g >> 3, comparison=comparison)
     for factor, y in zip((1, 2, 3), results, strict=True):
-        exact = torch.where(x < 0, (g >> 3) * factor, 0)
+        exact = torch.where(x > 0, (g >> 3) * factor, 0)
         assert torch.all(y - (exact >> factor % 2) <= factor % 2) and torch.all(y >= exact >> factor % 2)
     assert [d.rho.index for d in demands(ctxs[0]) if isinstance(d, Selection)] == [0, 0, 0]
 
@@ -91,8 +91,8 @@ def test_blocks_of_keys():
         return select(ctx, compare.relu(ctx, x)[1], g, 16).selected()
 
     y, ctxs = run(program, 2, x, g, comparison=fss.KeyComparison())
-    off = y - torch.where(x < 0, g >> 16, 0)
-    assert off.min() >= 0 and off.max() <= 1 and torch.all(off[x >= 0] == 0)
+    off = y - torch.where(x > 0, g >> 16, 0)
+    assert off.min() >= 0 and off.max() <= 1 and torch.all(off[x <= 0] == 0)
     assert [(d.count, d.rho.index) for d in demands(ctxs[0]) if isinstance(d, Selection)] == [
         (fss.BLOCK, 0), (fss.BLOCK, 1), (5, 2)
     ]  # fmt: skip
@@ -108,12 +108,12 @@ def test_shapes_that_are_not_contiguous_and_nothing(parties, comparison):
         return select(ctx, compare.relu(ctx, x.t())[1], g.t()).selected()
 
     y, _ = run(program, parties, x, g, comparison=comparison)
-    assert torch.equal(y, torch.where(x < 0, g, 0).t())
+    assert torch.equal(y, torch.where(x > 0, g, 0).t())
 
 
 @pytest.mark.parametrize(("parties", "comparison"), FEW_FAMILIES)
 def test_rounding_of_what_is_selected_is_unbiased(parties, comparison):
-    x, g = torch.full((100_000,), -1), torch.full((100_000,), -3 * 2**16 - 2**14)
+    x, g = torch.full((100_000,), 1), torch.full((100_000,), -3 * 2**16 - 2**14)
     y, _ = run(
         lambda ctx, x, g: select(ctx, compare.relu(ctx, x)[1], g, 16).selected(), parties, x, g, comparison=comparison
     )

@@ -359,7 +359,7 @@ def test_training_steps(parties, comparison):
             z, sign = compare.relu(ctx, y, 4)
             pooled, levels = tournament.maximum(ctx, z.view(4, 2, 3), 2, 1)
             back = tournament.distribute(ctx, g, levels, 2).reshape(4, 6)
-            back = select(ctx, sign.bits(), back, 2).relu()
+            back = select(ctx, sign.bits(), back, 2).selected()
             grad = bilinear.multiply(ctx, MATMUL, back.t(), x)
             w -= truncate(ctx, grad, 6)
         return w

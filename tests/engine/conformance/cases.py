@@ -59,17 +59,24 @@ INPUTS = _inputs()
 
 @dataclass(frozen=True)
 class Case:
-    """`shared` on CrypTen's tensors, `plain` on torch's; `gradient`: the inputs' gradients are compared too."""
+    """`shared` on CrypTen's tensors, `plain` on torch's; `gradient`: the inputs' gradients are compared too.
+
+    `given` are inputs of its own. `recorded`: the inputs want gradients, though the case itself sees to them.
+    """
 
     shared: Callable[..., Any]
     plain: Callable[..., Any]
     close: tuple[float, float] = EXACT
     gradient: bool = False
+    given: dict[str, torch.Tensor] | None = None
+    recorded: bool = False
 
     @property
-    def inputs(self) -> list[str]:
-        """Names of the inputs."""
-        return list(inspect.signature(self.shared).parameters)
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs by name: those given, or those of `INPUTS` that the function's parameters name."""
+        if self.given is not None:
+            return self.given
+        return {name: INPUTS[name] for name in inspect.signature(self.shared).parameters}
 
 
 def case(shared: Callable[..., Any], plain: Callable[..., Any] | None = None, **options: Any) -> Case:

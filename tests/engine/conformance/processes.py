@@ -15,8 +15,8 @@ import torch
 from mpc_imaging import engine
 from mpc_imaging.engine import compat
 from mpc_imaging.engine.standalone import SimulatedDealerWarning
-from tests.engine.conformance.cases import CASES, INPUTS, Case
-from tests.engine.conformance.training import TRAINING
+from tests.engine.conformance.cases import Case
+from tests.engine.conformance.everything import FUNCTIONS, WHOLES
 from tests.engine.parties import fork_server
 
 crypten = compat.load()
@@ -37,7 +37,7 @@ def _environment(rank: int, parties: int, rendezvous: Path) -> dict[str, str]:
     }
 
 
-def _party(pipe: Any, rank: int, parties: int, rendezvous: Path, names: list[str], before: bool) -> None:
+def _party(pipe: Any, rank: int, parties: int, rendezvous: Path, names: list[str], before: bool | None) -> None:
     torch.set_num_threads(1)
     os.environ |= _environment(rank, parties, rendezvous)
     with warnings.catch_warnings():
@@ -45,10 +45,11 @@ def _party(pipe: Any, rank: int, parties: int, rendezvous: Path, names: list[str
         if before:
             engine.install()
         crypten.init()
-        engine.install()  # the first or, harmlessly, the second time
+        if before is not None:
+            engine.install()  # the first or, harmlessly, the second time
     for name in names:
         try:
-            outcome = TRAINING[name].shared() if name in TRAINING else _outcome(CASES[name])
+            outcome = WHOLES[name].shared() if name in WHOLES else _outcome(FUNCTIONS[name])
             pipe.send((True, _mapped(outcome, torch.Tensor, torch.Tensor.numpy)))
         except Exception:
             pipe.send((False, traceback.format_exc()))
@@ -74,11 +75,12 @@ def weights_of(result: torch.Tensor) -> torch.Tensor:
 
 
 def _outcome(case: Case) -> dict[str, Any]:
+    recorded = case.gradient or case.recorded
     inputs = {
-        name: INPUTS[name] if name.startswith("p_") else crypten.cryptensor(INPUTS[name], requires_grad=case.gradient)
-        for name in case.inputs
+        name: value if name.startswith("p_") else crypten.cryptensor(value, requires_grad=recorded)
+        for name, value in case.inputs.items()
     }
-    result = case.shared(**inputs)
+    result = case.shared(*inputs.values())
     outcome = {"value": _opened(result)}
     if case.gradient:
         (result * weights_of(outcome["value"])).sum().backward()
@@ -86,11 +88,11 @@ def _outcome(case: Case) -> dict[str, Any]:
     return outcome
 
 
-def outcomes(parties: int, folder: Path, names: list[str], before: bool) -> Iterator[tuple[str, bool, Any]]:
+def outcomes(parties: int, folder: Path, names: list[str], before: bool | None) -> Iterator[tuple[str, bool, Any]]:
     """Run cases at `parties` parties: of each its name, whether all parties got through, and the first one's outcome.
 
-    `before`: whether the engine is installed before `crypten.init`. If a party fails and its peers do not, all are
-    ended, and new ones go on with the next case.
+    `before`: whether the engine is installed before `crypten.init`, or None for CrypTen as it comes. If a party fails
+    and its peers do not, all are ended, and new ones go on with the next case.
     """
     todo, starts = list(names), 0
     while todo:
@@ -111,7 +113,7 @@ def outcomes(parties: int, folder: Path, names: list[str], before: bool) -> Iter
                 pipe.close()
 
 
-def _start(parties: int, rendezvous: Path, names: list[str], before: bool) -> list[tuple[Any, Any]]:
+def _start(parties: int, rendezvous: Path, names: list[str], before: bool | None) -> list[tuple[Any, Any]]:
     server = fork_server()
     group = []
     for rank in range(parties):

@@ -167,26 +167,29 @@ LOSSES = {
 }
 
 
-def _steps(**options: Any) -> Training:
-    """Three steps of `SGD`, on the net."""
+def _steps(grad_threshold: float | None = None, **options: Any) -> Training:
+    """Three steps of `SGD`, on the net; CrypTen's may drop gradients from a threshold on."""
     images, labels = _normal(4, 1, 8, 8), _normal(4, 3, seed=2)
 
-    def run(model: Any, inputs: Any, target: Any, loss: Any, optimiser: Any) -> None:
+    def run(model: Any, inputs: Any, target: Any, loss: Any, optimiser: Any, most: float | None = None) -> None:
         for _ in range(3):
             optimiser.zero_grad()
             loss(model(inputs), target).backward()
+            for parameter in model.parameters() if most is not None else ():
+                parameter.grad[parameter.grad.abs() >= most] = 0
             optimiser.step()
 
     def ours() -> Outcome:
         model = _encrypted(_net(crypten.nn), _seeded(lambda: _net(nn)))
         model.train()
-        optimiser = crypten.optim.SGD(model.parameters(), lr=0.1, **options)
+        optimiser = crypten.optim.SGD(model.parameters(), lr=0.1, grad_threshold=grad_threshold, **options)
         run(model, crypten.cryptensor(images), crypten.cryptensor(labels), crypten.nn.MSELoss(), optimiser)
         return {name: value.get_plain_text() for name, value in model.named_parameters()}
 
     def theirs() -> Outcome:
         model = _seeded(lambda: _net(nn))
-        run(model, images, labels, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=0.1, **options))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, **options)
+        run(model, images, labels, nn.MSELoss(), optimiser, grad_threshold)
         return {name: value.detach() for name, value in model.named_parameters()}
 
     return Training(ours, theirs, STEPS)
@@ -221,5 +224,8 @@ TRAINING = {
     "optimiser: SGD": _steps(),
     "optimiser: SGD with momentum": _steps(momentum=0.9),
     "optimiser: SGD with weight decay": _steps(weight_decay=0.05),
+    "optimiser: SGD with Nesterov's momentum": _steps(momentum=0.9, nesterov=True),
+    "optimiser: SGD with dampening": _steps(momentum=0.5, dampening=0.3),
+    "optimiser: SGD with a threshold": _steps(grad_threshold=0.1),
     "autograd: a value used twice": _graph(),
 }
