@@ -22,6 +22,7 @@ from mpc_imaging.settings import (
     PartitionKind,
     PartitionSettings,
     PhantomSettings,
+    WeightsSource,
 )
 from tests.data.builders import (
     PATIENT,
@@ -327,3 +328,23 @@ def test_images_without_a_label_are_predicted_where_nobody_counts(spoiled: Path)
     settings.policy.reveal = {"auc": ["hospital_a"]}
     with pytest.raises(DataError, match="it has no label.*policy=own_outputs"):
         load_party(settings, "hospital_a", spoiled, ["test"])
+
+
+def test_a_class_without_an_image_is_not_trained_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_folder(tmp_path / "data", some_rows(6) + some_rows(6, "train"))
+    settings = settings_for(dicom_settings(folder, class_names=["negative", "positive", "unsure"]))
+    wanted = r"no image is labelled unsure: add some, or write data.class_names=\[negative,positive\]"
+    for load in (
+        lambda: load_party(settings, "hospital_a", tmp_path, ["train", "test"]),
+        lambda: load_whole_split(settings, tmp_path, "train", "hospital_a"),
+    ):
+        with pytest.raises(DataError, match=wanted):
+            load()
+    # A model that is there already may know more classes than are here; and an owner of a part has not all of them.
+    assert len(load_party(settings, "hospital_a", tmp_path, ["test"])["test"]) == 3
+    assert "no image is labelled unsure" in caplog.text
+    settings.model.weights.source = WeightsSource.file
+    assert len(load_party(settings, "hospital_a", tmp_path, ["train"])["train"]) == 3
+    settings.model.weights.source = WeightsSource.seed
+    settings.data.paths = {"hospital_a": str(folder)}
+    assert len(load_party(settings, "hospital_a", tmp_path, ["train"])["train"]) == 6
