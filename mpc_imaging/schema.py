@@ -244,11 +244,15 @@ class BackboneSettings:
 
 @dataclass
 class ModelSettings:
-    """A torch module: the dotted name of a class or function, and its keyword arguments."""
+    """A torch module: the dotted name of a class or function, and its keyword arguments.
+
+    single_logit: of two classes it gives one logit, that of the second, as for BCEWithLogitsLoss.
+    """
 
     name: str = "small_cnn"
     _target_: str = "mpc_imaging.models.zoo.SmallCNN"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    single_logit: bool = False
     weights: WeightsSettings = field(default_factory=WeightsSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
