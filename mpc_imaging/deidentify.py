@@ -84,7 +84,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("source", type=Path, metavar="IN", help="folder with DICOM files, which stay as they are")
     parser.add_argument("target", type=Path, metavar="OUT", help="new or empty folder")
     parser.add_argument(
-        "--key-file", type=Path, help="32 random bytes (openssl rand -out FILE 32); else a key for this run"
+        "--key-file",
+        type=Path,
+        help="32 random bytes, as (umask 077; openssl rand -out FILE 32) writes; else a key for this run",
     )
     _add_options(parser.add_argument_group("options of the profile"))
     parser.add_argument(

@@ -83,7 +83,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="one column more, like PatientSex; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (FOLDER/manifest.csv)")
-    parser.add_argument("--key-file", type=Path, help="32 random bytes (openssl rand -out FILE 32), for pseudonyms")
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        help="32 random bytes, as (umask 077; openssl rand -out FILE 32) writes, for pseudonyms",
+    )
     parser.add_argument("--real-ids", action="store_true", help="patients as the files name them, not pseudonyms")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)

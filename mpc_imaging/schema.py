@@ -368,8 +368,9 @@ class PrivacySettings:
 class CheckpointSettings:
     """Shares on disk, encrypted (AES-256-GCM): of weights while training (each ``every`` steps) and at its end.
 
-    key_file: 32 random bytes, as ``openssl rand -out FILE 32`` writes; or the variable MPC_IMAGING_SHARE_KEY holds them
-    in hex. path: with resume=true, the run folder to go on from. keep: so many of the latest steps.
+    key_file: 32 random bytes that nobody else may read, as ``(umask 077; openssl rand -out FILE 32)`` writes; or the
+    variable MPC_IMAGING_SHARE_KEY holds them in hex. path: with resume=true, the run folder to go on from. keep: so
+    many of the latest steps.
     """
 
     every: int | None = None

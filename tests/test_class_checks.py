@@ -58,9 +58,7 @@ def test_mistakes(overrides: tuple[str, ...], expected: str) -> None:
 
 def test_a_private_head_gives_two_logits() -> None:
     with pytest.raises(ConfigError) as caught:
-        compose_settings(
-            ["experiment=dp_head", "data.path=.", "model.single_logit=true", "model.kwargs.num_classes=1"]
-        )
+        compose_settings(["experiment=dp_head", "data.path=.", "model.single_logit=true", "model.kwargs.num_classes=1"])
     (problem,) = caught.value.problems
     assert problem.startswith("privacy.input_norm: a head's residuals are clipped for each class; write null")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.image_names import ImageNames
-from mpc_imaging.data.manifest import read_manifest
+from mpc_imaging.data.manifest import NAME, read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.rows import UNLABELLED, Row, subset
 from mpc_imaging.data.splits import RowSource, Split, finished, read, with_copies
@@ -46,6 +46,7 @@ def load_party(
         source = find_rows(data, party, owners, folder, not settings.needs_labels(), record)
         if source.shared or len(owners) == 1:  # who has a part of the images knows nothing of the others
             _check_classes(settings, source.rows, "train" in splits)
+        require_rows(source, splits)
         own = own_rows(source, owners, splits)
     parts = read(source, own, splits)
     if not any(part.ids for part in parts.values()):
@@ -119,6 +120,23 @@ def find_rows(
             record("consent", purpose=data.purpose, left_out=withheld)
     names = ImageNames(party, folder, data.pseudonym_key_file)
     return RowSource(data, party, path, rows, rejected, not private, names)
+
+
+def require_rows(source: RowSource, splits: Sequence[str]) -> None:
+    """Raise `DataError` if what is in reach of a party has no image of any of the splits."""
+    data, rows, rejected = source.data, source.rows, source.rejected
+    if rows and (data.folds.count is not None or any(row.split in splits for row in rows)):
+        return
+    where = f"{NAME} in {source.path}" if data.kind is DataKind.dicom else str(source.path)
+    if not rows and rejected:
+        what = f"none of {len(rejected)} rows can be used, as row {rejected[0].number}: {rejected[0].reason}"
+        raise DataError([f"{where}: {what}"])
+    consent = f" with consent for {data.purpose!r}" if data.require_consent else ""
+    if not rows:
+        raise DataError([f"{where} lists no image{consent}: add a row for each"])
+    counts = ", ".join(f"{sum(row.split == split for row in rows)} of {split}" for split in SPLITS)
+    other = "add rows, or write another task.split"
+    raise DataError([f"{where} lists no image of {' or '.join(splits)}{consent} ({counts}): {other}"])
 
 
 def _check_classes(settings: Settings, rows: Sequence[Row], training: bool) -> None:

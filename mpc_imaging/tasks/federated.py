@@ -77,7 +77,7 @@ class Federation:
         """Owners write weights.safetensors; the model's public weights become shares, as those of other training."""
         if self._weights is not None:
             load_flat(self._module, self._weights)
-            save_weights(self._module.state_dict(), self._job.folder / "weights.safetensors")
+            self._job.leave(save_weights, self._module.state_dict(), self._job.folder / "weights.safetensors")
         if self._model is None:
             return
         from mpc_imaging.engine.tensors import from_share

@@ -79,3 +79,19 @@ def test_weights_that_do_not_fit_are_all_named() -> None:
     ]
     set_weights(module, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)})
     assert torch.equal(module.weight, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_what_is_advised_is_a_command_of_a_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is done here as it is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"no weights")
+    with pytest.raises(ModelError) as caught:
+        load_weights(tmp_path / name)
+    (problem,) = caught.value.problems
+    advice = problem.split(": write it with ")[1]
+    import safetensors.torch
+
+    model = nn.Linear(2, 2)
+    eval(advice, {"safetensors": safetensors, "model": model})
+    assert set(load_weights(tmp_path / "FILE.safetensors")) == {"weight", "bias"}
