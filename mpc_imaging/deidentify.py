@@ -274,7 +274,7 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
 
 def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | None:
     """IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
-    from mpc_imaging.data.manifest import NAME, UNREADABLE, read_table
+    from mpc_imaging.data.manifest import NAME, UNREADABLE, read_table, unreadable
 
     path = arguments.source / NAME
     if not path.is_file():
@@ -282,7 +282,7 @@ def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | No
     try:
         columns, lines = read_table(path)
     except UNREADABLE as error:
-        problems.append(f"IN/{NAME}: cannot be read as UTF-8 CSV ({type(error).__name__}); correct or move it")
+        problems.append(f"IN/{NAME}: {unreadable(error)}; correct or move it")
         return None
     for name in ("file", *_CARRIED):
         if columns.count(name) > 1 or (name == "file" and name not in columns):

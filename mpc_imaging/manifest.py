@@ -187,13 +187,15 @@ def _label_source(words: Sequence[str], problems: list[str]) -> _LabelSource:
 
 def _table(path: Path, column: str, problems: list[str]) -> tuple[str, dict[str, str]]:
     """The labels of a CSV file by its column ``file`` or ``patient``, and which of the two it is."""
+    from mpc_imaging.data.manifest import UNREADABLE, unreadable
+
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream)
             columns = list(table.fieldnames or [])
             lines = list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"--label-from csv: cannot be read as UTF-8 CSV ({type(error).__name__}); write a table")
+    except UNREADABLE as error:
+        problems.append(f"--label-from csv: {path} {unreadable(error)}; name a table")
         return "file", {}
     key = next((name for name in ("file", "patient") if name in columns), "")
     if not key or column not in columns:

@@ -137,11 +137,8 @@ def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[s
         columns, lines = read_table(folder / NAME)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError([missing_manifest(folder)]) from None
-    except OSError as error:
-        raise DataError([f"{NAME} in {folder} cannot be read: {error.strerror or type(error).__name__}"]) from None
     except UNREADABLE as error:
-        what = f"{NAME} in {folder} cannot be read as UTF-8 CSV ({type(error).__name__})"
-        raise DataError([f"{what}: {wanted}"]) from None
+        raise DataError([f"{NAME} in {folder} {unreadable(error)}: {wanted}"]) from None
     if not columns:
         raise DataError([f"{NAME} in {folder} is empty: {wanted}, or take what {DRAFT} {folder} drafts"])
     problems = [f"{NAME}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
@@ -151,6 +148,13 @@ def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[s
     if problems:
         raise DataError(problems)
     return lines
+
+
+def unreadable(error: Exception) -> str:
+    """What is wrong with a table, without a word of it: ``error`` is one of `UNREADABLE`."""
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or type(error).__name__})"
+    return f"is no CSV in UTF-8 ({type(error).__name__})"
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

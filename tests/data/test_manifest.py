@@ -232,4 +232,4 @@ def test_a_missing_manifest_is_said_to_be_missing_and_where(tmp_path: Path) -> N
     assert problem.startswith(f"manifest.csv in {tmp_path} is empty: write a table with the columns file, label")
     (tmp_path / "manifest.csv").write_bytes(b"\xff\xfe\x00f")
     (problem,) = problems_of(tmp_path)
-    assert problem.startswith(f"manifest.csv in {tmp_path} cannot be read as UTF-8 CSV (UnicodeDecodeError)")
+    assert problem.startswith(f"manifest.csv in {tmp_path} is no CSV in UTF-8 (UnicodeDecodeError): write a table")
