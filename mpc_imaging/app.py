@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from mpc_imaging import local_files
 from mpc_imaging.commands import fall_silent
 from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, points, register
 from mpc_imaging.errors import ConfigError, MPCImagingError
@@ -172,21 +173,7 @@ def _local_problems(settings: Settings) -> list[str]:
         address, command = settings.topology.parties[name].address, f"python -m mpc_imaging.party party={name}"
         what = f"{address}: not all parties are on this machine; start {name} on its own with {command}"
         problems.append(Problem(f"topology.parties.{name}.address", what))
-    paths = {
-        "data.path": settings.data.path,
-        "data.pseudonym_key_file": settings.data.pseudonym_key_file,
-        "model.weights.path": settings.model.weights.path,
-        "model.backbone.path": settings.model.backbone.path,
-        "checkpoint.path": settings.checkpoint.path,
-        "checkpoint.key_file": settings.checkpoint.key_file,
-        "randomness.store": settings.randomness.store,
-    }
-    paths |= {f"data.paths.{name}": path for name, path in settings.data.paths.items()}
-    for key, path in paths.items():
-        if path and not Path(path).expanduser().exists():
-            problems.append(
-                Problem(key, f"there is no {path}; write a path that exists, from {Path.cwd()} or absolute")
-            )
+    problems += local_files.find_problems(settings)
     return list(map(str, problems))
 
 

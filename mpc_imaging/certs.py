@@ -96,6 +96,8 @@ def _sign(args: argparse.Namespace) -> None:
 
 
 def _local(args: argparse.Namespace) -> None:
+    if len(set(args.names)) < len(args.names):
+        raise certificates.CertificateError(f"{' '.join(args.names)}: a name is given twice; write each party's once")
     certificates.make_local(args.folder, args.names, days=args.days, force=args.force)
     print(
         f"Certificates of {len(args.names)} parties in {args.folder}, for trials only: the keys were made in one place."

@@ -23,6 +23,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
+        cause = sys.exception()
+        if isinstance(cause, OSError):  # of an @FILE; argparse passes on what Python calls it
+            message = f"@{cause.filename} cannot be read: {cause.strerror}"
         self.exit(2, f"{message}; {self.prog} --help explains\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:

@@ -84,7 +84,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("source", type=Path, metavar="IN", help="folder with DICOM files, which stay as they are")
     parser.add_argument("target", type=Path, metavar="OUT", help="new or empty folder")
     parser.add_argument(
-        "--key-file", type=Path, help="32 random bytes (openssl rand -out FILE 32); else a key for this run"
+        "--key-file",
+        type=Path,
+        help="32 random bytes, as (umask 077; openssl rand -out FILE 32) writes; else a key for this run",
     )
     _add_options(parser.add_argument_group("options of the profile"))
     parser.add_argument(
@@ -272,7 +274,7 @@ def _blacken(dataset: Dataset, mask: Mask) -> None:
 
 def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | None:
     """IN's manifest.csv, if it has one: read before anything is written, so that a bad one stops it."""
-    from mpc_imaging.data.manifest import NAME, UNREADABLE, read_table
+    from mpc_imaging.data.manifest import NAME, UNREADABLE, read_table, unreadable
 
     path = arguments.source / NAME
     if not path.is_file():
@@ -280,7 +282,7 @@ def _manifest(arguments: argparse.Namespace, problems: list[str]) -> _Table | No
     try:
         columns, lines = read_table(path)
     except UNREADABLE as error:
-        problems.append(f"IN/{NAME}: cannot be read as UTF-8 CSV ({type(error).__name__}); correct or move it")
+        problems.append(f"IN/{NAME}: {unreadable(error)}; correct or move it")
         return None
     for name in ("file", *_CARRIED):
         if columns.count(name) > 1 or (name == "file" and name not in columns):

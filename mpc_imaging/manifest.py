@@ -83,7 +83,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="one column more, like PatientSex; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (FOLDER/manifest.csv)")
-    parser.add_argument("--key-file", type=Path, help="32 random bytes (openssl rand -out FILE 32), for pseudonyms")
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        help="32 random bytes, as (umask 077; openssl rand -out FILE 32) writes, for pseudonyms",
+    )
     parser.add_argument("--real-ids", action="store_true", help="patients as the files name them, not pseudonyms")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
@@ -183,13 +187,15 @@ def _label_source(words: Sequence[str], problems: list[str]) -> _LabelSource:
 
 def _table(path: Path, column: str, problems: list[str]) -> tuple[str, dict[str, str]]:
     """The labels of a CSV file by its column ``file`` or ``patient``, and which of the two it is."""
+    from mpc_imaging.data.manifest import UNREADABLE, unreadable
+
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream)
             columns = list(table.fieldnames or [])
             lines = list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"--label-from csv: cannot be read as UTF-8 CSV ({type(error).__name__}); write a table")
+    except UNREADABLE as error:
+        problems.append(f"--label-from csv: {path} {unreadable(error)}; name a table")
         return "file", {}
     key = next((name for name in ("file", "patient") if name in columns), "")
     if not key or column not in columns:

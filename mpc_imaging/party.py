@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from mpc_imaging import settings as config
+from mpc_imaging import local_files, settings as config
 from mpc_imaging.commands import Parser
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.settings import Role, Settings
@@ -198,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = None
     try:
         settings, party = _settings(arguments)
+        if problems := local_files.find_problems(settings, party):
+            raise ConfigError(list(map(str, problems)))
         certificates = _certificates(arguments, settings, party)
         folder = _folder(arguments, settings, party)
         with _log_to(folder / "log.txt"):

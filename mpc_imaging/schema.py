@@ -244,11 +244,15 @@ class BackboneSettings:
 
 @dataclass
 class ModelSettings:
-    """A torch module: the dotted name of a class or function, and its keyword arguments."""
+    """A torch module: the dotted name of a class or function, and its keyword arguments.
+
+    single_logit: of two classes it gives one logit, that of the second, as for BCEWithLogitsLoss.
+    """
 
     name: str = "small_cnn"
     _target_: str = "mpc_imaging.models.zoo.SmallCNN"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    single_logit: bool = False
     weights: WeightsSettings = field(default_factory=WeightsSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
@@ -364,8 +368,9 @@ class PrivacySettings:
 class CheckpointSettings:
     """Shares on disk, encrypted (AES-256-GCM): of weights while training (each ``every`` steps) and at its end.
 
-    key_file: 32 random bytes, as ``openssl rand -out FILE 32`` writes; or the variable MPC_IMAGING_SHARE_KEY holds them
-    in hex. path: with resume=true, the run folder to go on from. keep: so many of the latest steps.
+    key_file: 32 random bytes that nobody else may read, as ``(umask 077; openssl rand -out FILE 32)`` writes; or the
+    variable MPC_IMAGING_SHARE_KEY holds them in hex. path: with resume=true, the run folder to go on from. keep: so
+    many of the latest steps.
     """
 
     every: int | None = None

@@ -241,6 +241,8 @@ def public_digests(settings: Settings) -> dict[str, str]:
     mapping = to_mapping(settings)
     for key in PRIVATE:
         _remove(mapping, key.split("."))
+    if not settings.model.single_logit:  # so that checkpoints of version 0.1.0, which did not know it, are still found
+        _remove(mapping, ["model", "single_logit"])
     mapping["topology"]["parties"] = list(mapping["topology"]["parties"].items())  # their order decides the ranks
     canonical = {
         section: json.dumps(value, sort_keys=True, separators=(",", ":")) for section, value in mapping.items()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from mpc_imaging import mask_checks, stream_checks, training_checks
+from mpc_imaging import class_checks, mask_checks, stream_checks, training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
@@ -133,7 +133,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         _policy,
         _protocol,
         _randomness,
-        _classes,
+        *class_checks.CHECKS,
         _pixels,
         _sources,
         _partition,
@@ -284,21 +284,6 @@ def _randomness(settings: Settings, party: str | None) -> Iterator[Problem]:
     elif not store and (party is None or party in settings.compute_parties()):
         what = "randomness=stored needs it; write the folder that python -m mpc_imaging.preprocess wrote"
         yield Problem("randomness.store", what)
-
-
-def _classes(settings: Settings, party: str | None) -> Iterator[Problem]:
-    names, positive = settings.data.class_names, settings.data.positive_class
-    if len(names) < 2:
-        yield Problem(
-            "data.class_names", f"{len(names)} classes; name two or more, in the order of the labels 0, 1, ..."
-        )
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        yield Problem("data.class_names", "a class without a name, or two of one name; give each its own")
-    listed = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-    if positive is None and len(names) == 2 and not settings.data.multi_label:
-        yield Problem("data.positive_class", f"needed to report sensitivity with two classes; write one of {listed}")
-    if positive is not None and not 0 <= positive < len(names):
-        yield Problem("data.positive_class", f"there is no class {positive}; write one of {listed}")
 
 
 def _pixels(settings: Settings, party: str | None) -> Iterator[Problem]:

@@ -105,8 +105,8 @@ def test_a_run_can_be_repeated_from_its_folder(parties: Parties) -> None:
 
 
 def test_relative_paths_start_at_the_callers_folder(parties: Parties, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
     weights = tmp_path / "w.safetensors"
     weights.touch()
     argv = ["data=pneumoniamnist", "data.paths.hospital_a=a", "data.paths.hospital_b=./b", "model.weights.source=file"]

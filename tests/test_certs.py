@@ -66,3 +66,9 @@ def test_days_are_checked(tmp_path, capsys):
         main(["ca", str(tmp_path), "--days", "0"])
     assert stopped.value.code == 2
     assert "from 1 to 3650" in capsys.readouterr().err
+
+
+def test_a_name_that_is_given_twice(tmp_path, capsys):
+    assert main(["local", str(tmp_path / "all"), "hospital_a", "hospital_a"]) == 1
+    assert "a name is given twice; write each party's once" in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()

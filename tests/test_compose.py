@@ -95,7 +95,9 @@ def test_an_override_wins_over_the_experiment() -> None:
 
 
 def test_the_model_follows_the_data() -> None:
-    settings = compose_settings(["data.class_names=[a,b,c]", "data.image_size=32", "data.channels=3"])
+    settings = compose_settings(
+        ["data=dicom", "data.path=.", "data.class_names=[a,b,c]", "data.image_size=32", "data.channels=3"]
+    )
     assert settings.model.kwargs == {"in_channels": 3, "image_size": 32, "num_classes": 3}
 
 

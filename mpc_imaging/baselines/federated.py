@@ -19,6 +19,7 @@ from torch import nn
 
 from mpc_imaging.baselines.plaintext import PlaintextResult, run_plaintext, train_plaintext
 from mpc_imaging.errors import DataError
+from mpc_imaging.protocols.noise import UpdateSum
 from mpc_imaging.report.metrics import output_metrics
 from mpc_imaging.settings import Method, PrivacyName, PrivacySettings, Settings, TaskKind
 
@@ -111,7 +112,8 @@ def _round(
 ) -> tuple[torch.Tensor, float]:
     """The weights after a round, and the mean loss over all owners' images."""
     limit, total = update_limit(settings), sum(len(part.ids) for part in train)
-    change, loss = _noise(settings, weights, max(len(part.ids) for part in train) / total, number), 0.0
+    counts = tuple(len(part.ids) for part in train)
+    change, loss = _noise(settings, weights, counts, number) / total, 0.0
     for owner, split in enumerate(train):
         count = len(split.ids)
         if not count:
@@ -124,13 +126,14 @@ def _round(
     return weights + change, loss
 
 
-def _noise(settings: Settings, weights: torch.Tensor, most: float, number: int) -> torch.Tensor:
-    """Noise (D,) for the average, of which one owner's update is ``most``; zeros without privacy=dp."""
+def _noise(settings: Settings, weights: torch.Tensor, counts: tuple[int, ...], number: int) -> torch.Tensor:
+    """Noise (D,) for the sum of updates, counted so often; zeros without privacy=dp."""
     private = settings.privacy
     if private.name is not PrivacyName.dp:
         return torch.zeros_like(weights)
     generator = torch.Generator().manual_seed(settings.seed + number)
-    deviation = private.noise_multiplier * private.clip * most * math.sqrt(len(settings.compute_parties()))
+    moved = private.clip * UpdateSum(counts, weights.numel(), settings.protocol.fraction_bits).sensitivity
+    deviation = private.noise_multiplier * moved * math.sqrt(len(settings.compute_parties()))
     return torch.empty_like(weights).normal_(generator=generator) * deviation
 
 

@@ -14,7 +14,7 @@ import torch
 from mpc_imaging.data.dicom import ImageError, Picture, open_picture
 from mpc_imaging.data.image_names import ImageNames
 from mpc_imaging.data.images import normalise, resize
-from mpc_imaging.data.loading import find_rows, own_rows
+from mpc_imaging.data.loading import find_rows, own_rows, require_rows
 from mpc_imaging.data.row_images import window_of
 from mpc_imaging.data.rows import Refused, Row
 from mpc_imaging.data.splits import Split, labels_of, report
@@ -116,6 +116,7 @@ def open_cine(settings: Settings, party: str, folder: Path, record: Callable[...
     data, split, owners = settings.data, settings.task.split, settings.data_owners()
     source = find_rows(data, party, owners, folder, not settings.needs_labels(), record)
     rejected, files = list(source.rejected), []
+    require_rows(source, [split])
     for row in own_rows(source, owners, [split]):
         path = source.path / row.file
         try:

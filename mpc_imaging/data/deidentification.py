@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence
 from mpc_imaging.data import cleaning
 from mpc_imaging.data.profile import CODES, EDITION, Dates, Options, actions
 from mpc_imaging.errors import ConfigError
+from mpc_imaging.local_files import MAKE_KEY, read_key
 
 __all__ = ["Dates", "Options", "Pseudonyms", "deidentify"]
 
@@ -48,18 +49,13 @@ class Pseudonyms:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != 32:
-            raise ConfigError([f"a key of {len(key)} bytes; write 32 random ones: openssl rand -out FILE 32"])
+            raise ConfigError([f"a key of {len(key)} bytes; {MAKE_KEY}"])
         self._key = key
 
     @classmethod
     def of_file(cls, path: Path, option: str) -> Pseudonyms:
         """With the key in a file, which ``option`` names. Raises `ConfigError`."""
-        try:
-            key = path.read_bytes()
-        except OSError as error:
-            what = f"cannot be read: {error.strerror}; make one with openssl rand -out FILE 32"
-            raise ConfigError([f"{option}: {what}"]) from None
-        return cls(key)
+        return cls(read_key(path, option, private=False))
 
     def _digest(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{kind}\0{value.strip()}".encode(), hashlib.sha256)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mpc_imaging.data import arrays, folds, medmnist, phantom_volumes, phantoms, quality
 from mpc_imaging.data.image_names import ImageNames
-from mpc_imaging.data.manifest import read_manifest
+from mpc_imaging.data.manifest import NAME, read_manifest
 from mpc_imaging.data.partition import divide
 from mpc_imaging.data.rows import UNLABELLED, Row, subset
 from mpc_imaging.data.splits import RowSource, Split, finished, read, with_copies
 from mpc_imaging.errors import DataError
-from mpc_imaging.settings import SPLITS, DataKind, DataSettings, PartitionKind, Settings
+from mpc_imaging.settings import SPLITS, DataKind, DataSettings, PartitionKind, Settings, WeightsSource
 
 logger = logging.getLogger("mpc_imaging.data")
 
@@ -29,8 +29,9 @@ def load_party(
     and what `quality.findings` has.
 
     Raises:
-        DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, or an owner
-            would hold no image at all, or too few patients for data.folds; or as `quality.check`.
+        DataError: data.invalid=refuse and files cannot be used (all are listed), the manifest is wrong, a class to
+            train for has no image at any owner, or an owner would hold no image at all, or too few patients for
+            data.folds; or as `quality.check`.
         ConfigError: data.partition.kind=private, but the images are phantoms; or as `ImageNames`.
     """
     data = settings.data
@@ -43,6 +44,9 @@ def load_party(
         own = source.rows
     else:
         source = find_rows(data, party, owners, folder, not settings.needs_labels(), record)
+        if source.shared or len(owners) == 1:  # who has a part of the images knows nothing of the others
+            _check_classes(settings, source.rows, "train" in splits)
+        require_rows(source, splits)
         own = own_rows(source, owners, splits)
     parts = read(source, own, splits)
     if not any(part.ids for part in parts.values()):
@@ -65,7 +69,7 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
     data.folds they are those that the owners have in that split, val set apart. Nothing is augmented.
 
     Raises:
-        DataError: as `load_party`, or the split is empty.
+        DataError: as `load_party`, a class has no image, or the split is empty.
     """
     data = settings.data
     if data.kind is DataKind.phantoms:
@@ -74,6 +78,7 @@ def load_whole_split(settings: Settings, folder: Path, split: str, party: str) -
         own = source.rows
     else:
         source = find_rows(data, party, [party], folder, not settings.needs_labels())
+        _check_classes(settings, source.rows, split == "train")
         rows = source.rows if data.folds.count is None else _all_folds(source, settings.data_owners())
         own = _limited([row for row in rows if row.label != UNLABELLED], data, split)
     loaded = finished(data, read(source, own, [split])[split])
@@ -115,6 +120,44 @@ def find_rows(
             record("consent", purpose=data.purpose, left_out=withheld)
     names = ImageNames(party, folder, data.pseudonym_key_file)
     return RowSource(data, party, path, rows, rejected, not private, names)
+
+
+def require_rows(source: RowSource, splits: Sequence[str]) -> None:
+    """Raise `DataError` if what is in reach of a party has no image of any of the splits."""
+    data, rows, rejected = source.data, source.rows, source.rejected
+    if rows and (data.folds.count is not None or any(row.split in splits for row in rows)):
+        return
+    where = f"{NAME} in {source.path}" if data.kind is DataKind.dicom else str(source.path)
+    if not rows and rejected:
+        what = f"none of {len(rejected)} rows can be used, as row {rejected[0].number}: {rejected[0].reason}"
+        raise DataError([f"{where}: {what}"])
+    consent = f" with consent for {data.purpose!r}" if data.require_consent else ""
+    if not rows:
+        raise DataError([f"{where} lists no image{consent}: add a row for each"])
+    counts = ", ".join(f"{sum(row.split == split for row in rows)} of {split}" for split in SPLITS)
+    other = "add rows, or write another task.split"
+    raise DataError([f"{where} lists no image of {' or '.join(splits)}{consent} ({counts}): {other}"])
+
+
+def _check_classes(settings: Settings, rows: Sequence[Row], training: bool) -> None:
+    """Raise `DataError` if a class has no image in any split of a whole data set, from which a new model is trained.
+
+    What goes on from given weights, or only runs a model, may know more classes than there are here: that is logged.
+    """
+    data, known = settings.data, settings.model.weights.source in (WeightsSource.file, WeightsSource.shares)
+    if data.masks or data.multi_label or not rows:
+        return
+    present = {row.label for row in rows}
+    missing = [name for number, name in enumerate(data.class_names) if number not in present]
+    if not missing:
+        return
+    what = f"no image is labelled {', '.join(missing)}"
+    if known or not training:
+        logger.warning("%s", what)
+        return
+    rest = [name for name in data.class_names if name not in missing]
+    instead = f"add some, or write data.class_names=[{','.join(rest)}]" if rest else "add labels"
+    raise DataError([f"{what}: {instead}"])
 
 
 def _path(data: DataSettings, party: str, owners: Sequence[str]) -> Path:

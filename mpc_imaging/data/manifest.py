@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from mpc_imaging.data.rows import UNLABELLED, Refused, Row
 from mpc_imaging.errors import DataError
+from mpc_imaging.local_files import DRAFT, MANIFEST, missing_manifest
 from mpc_imaging.settings import SPLITS
 
-NAME = "manifest.csv"
+NAME = MANIFEST
 SEPARATOR = ";"
 REQUIRED = ("file", "label", "patient", "split")
 WITH_MASKS = ("file", "mask", "patient", "split")
@@ -131,15 +132,15 @@ def name_rows(numbers: Sequence[int]) -> str:
 
 def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return (row number, stripped cells by column) of every row that is not empty."""
+    wanted = f"write a table with the columns {', '.join(required)}"
     try:
         columns, lines = read_table(folder / NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError([missing_manifest(folder)]) from None
     except UNREADABLE as error:
-        raise DataError(
-            [
-                f"{NAME} cannot be read as UTF-8 CSV ({type(error).__name__}): write a table with the columns "
-                f"{', '.join(required)}"
-            ]
-        ) from None
+        raise DataError([f"{NAME} in {folder} {unreadable(error)}: {wanted}"]) from None
+    if not columns:
+        raise DataError([f"{NAME} in {folder} is empty: {wanted}, or take what {DRAFT} {folder} drafts"])
     problems = [f"{NAME}: there is no column '{name}'{_hint(name)}" for name in required if name not in columns]
     problems += [
         f"{NAME}: the column '{name}' appears twice" for name in (*required, "site") if columns.count(name) > 1
@@ -147,6 +148,13 @@ def _read_lines(folder: Path, required: Sequence[str]) -> list[tuple[int, dict[s
     if problems:
         raise DataError(problems)
     return lines
+
+
+def unreadable(error: Exception) -> str:
+    """What is wrong with a table, without a word of it: ``error`` is one of `UNREADABLE`."""
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or type(error).__name__})"
+    return f"is no CSV in UTF-8 ({type(error).__name__})"
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.models.problems import first_line
+from mpc_imaging.models.single_logit import SingleLogit
 from mpc_imaging.models.weights import load_weights, nearest, save_weights
 from mpc_imaging.settings import ModelSettings
 
@@ -29,6 +30,7 @@ os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 def build(model: ModelSettings, seed: int) -> nn.Module:
     """The model in eval mode, initialised from the public seed; torch's global generators stay as they are.
 
+    With ``model.single_logit`` it gives a second one: see `SingleLogit`.
     Raises `ConfigError` for a target that does not exist or arguments that it does not take, with the nearest names.
     """
     target = _find(model._target_)
@@ -44,7 +46,7 @@ def build(model: ModelSettings, seed: int) -> nn.Module:
             raise ConfigError([_construction_problem(target, model._target_, error)]) from error
     if not isinstance(module, nn.Module):
         raise ConfigError([f"model._target_={model._target_} returns {type(module).__name__}, not a torch.nn.Module"])
-    return module.eval()
+    return (SingleLogit(module) if model.single_logit else module).eval()
 
 
 def _find(path: str) -> Callable[..., Any]:

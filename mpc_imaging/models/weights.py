@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mpc_imaging.errors import ModelError
+
+_SAVE = 'write it with safetensors.torch.save_file(model.state_dict(), "FILE.safetensors")'
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -26,7 +26,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError([f"there is no weights file {path}: set model.weights.path to a .safetensors file"])
     state = _read(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError([f"{path} holds no state dict: write it with save_weights(model.state_dict(), path)"])
+        raise ModelError([f"{path} holds no state dict of tensors: {_SAVE}"])
     infinite = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if infinite:
         raise ModelError([f"{path}: {name} has values that are not finite: train the model again" for name in infinite])
@@ -40,11 +40,9 @@ def _read(path: Path) -> Any:
         if path.suffix in (".pt", ".pth"):
             state = torch.load(path, map_location="cpu", weights_only=True)
             return state.get("state_dict", state) if isinstance(state, Mapping) else state
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(
-            [f"{path} cannot be read as weights ({type(error).__name__}): write it with save_weights(state, path)"]
-        ) from error
-    raise ModelError([f"{path}: weights end in .safetensors (or .pt, .pth), not {path.suffix or 'without a suffix'}"])
+    except Exception as error:  # what torch raises for a damaged file is anything
+        raise ModelError([f"{path} cannot be read as weights ({type(error).__name__}): {_SAVE}"]) from error
+    raise ModelError([f"{path}: files of weights end in .safetensors (or .pt, .pth): {_SAVE}"])
 
 
 def save_weights(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

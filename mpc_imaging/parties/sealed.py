@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from mpc_imaging.errors import ConfigError, DataError
+from mpc_imaging.local_files import MAKE_KEY, read_key
 from mpc_imaging.randomness.store_files import StoreError, os_errors, write_durably
 from mpc_imaging.randomness.streams import KEY_BYTES, derive_key, fresh_key
 from mpc_imaging.settings import Settings
@@ -191,7 +191,7 @@ def share_key(settings: Settings, folder: Path, create: bool = True) -> bytes:
     Raises `ConfigError` if there is none, or one that is too short or not private.
     """
     if settings.checkpoint.key_file is not None:
-        return _read_key(Path(settings.checkpoint.key_file).expanduser(), "checkpoint.key_file")
+        return read_key(Path(settings.checkpoint.key_file).expanduser(), "checkpoint.key_file")
     if text := os.environ.get(KEY_VARIABLE):
         with contextlib.suppress(ValueError):
             if len(key := bytes.fromhex(text)) == KEY_BYTES:
@@ -202,20 +202,6 @@ def share_key(settings: Settings, folder: Path, create: bool = True) -> bytes:
         with os_errors(f"writing {KEY_FILE}"):
             write_durably(path, fresh_key())
     if path.exists():
-        return _read_key(path, KEY_FILE)
-    what = f"shares are kept encrypted, and need a key; write openssl rand -out FILE {KEY_BYTES}, and name FILE here"
+        return read_key(path, KEY_FILE)
+    what = f"shares are kept encrypted, and need a key; {MAKE_KEY}, and name FILE here"
     raise ConfigError([f"checkpoint.key_file: {what}"])
-
-
-def _read_key(path: Path, name: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode, key = os.fstat(file.fileno()).st_mode, file.read(KEY_BYTES + 1)
-    except OSError as error:
-        what = error.strerror or type(error).__name__
-        raise ConfigError([f"{name} cannot be read: {what}; write openssl rand -out FILE {KEY_BYTES}"]) from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError([f"{name}: others than its owner may use this key; write chmod 600 FILE"])
-    if len(key) != KEY_BYTES:
-        raise ConfigError([f"{name} does not hold {KEY_BYTES} bytes; write openssl rand -out FILE {KEY_BYTES}"])
-    return key

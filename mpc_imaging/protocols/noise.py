@@ -8,6 +8,7 @@ that were checked as they are added: nothing is rounded between the check and th
 sensitivity. (Rounding every summand afterwards would add up to the square root of the dimension, in units.) What is
 rounded is the check: `ClippedSum.error` bounds how much longer a vector may be than it seemed. A head's sum is over
 exact products too, but there the owner rounds the image that it clipped: `HeadSum` counts half a unit for each input.
+An owner's update is rounded after the check, and checked with few bits: `UpdateSum` counts both.
 Adjacent data sets differ in one image, whose vector is replaced by zero.
 
 Sampling: OpenDP's discrete Gaussian (Canonne, Kamath and Steinke, NeurIPS 2020), exact; its release brings OpenSSL as
@@ -37,6 +38,9 @@ INPUT_NORM_BITS, RESIDUAL_NORM_BITS = 18, 26  # of the factors of a linear layer
 MOST_INPUT, MOST_RESIDUAL, MOST_GRADIENT = 12, 2, 14
 # A vector that is too large for integers passes its check with probability 2**-PROJECTIONS.
 PROJECTIONS = 40
+# Of an owner's update in units of the length allowed: by how much it may be longer than 1 as it is verified, once
+# scaled, and the largest factor that may scale it.
+CLIPPING_ERROR, MOST_FACTOR = 2.0**-7, 1 + 2.0**-4
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,36 @@ class HeadSum:
         """How far one image moves the sum."""
         rounding = math.sqrt(self.features) * 2.0 ** -(self.fraction_bits + 1)
         return math.hypot(self.input_norm + rounding, 1) * math.sqrt(self.classes)
+
+
+@dataclass(frozen=True)
+class UpdateSum:
+    """A sum of owners' updates (``size``,), each counted as often as its owner has images (``counts``).
+
+    An update u, in units of the length allowed and with ``fraction_bits``, is scaled by a factor f on shares, as
+    `mpc_imaging.engine.updates` does: what is verified is 0 <= f <= MOST_FACTOR and f (f s) <= 1 + 2 CLIPPING_ERROR,
+    with s = <u, u>. Adjacent data sets differ in one owner, whose update is replaced by zero.
+    """
+
+    counts: tuple[int, ...]
+    size: int
+    fraction_bits: int
+
+    @property
+    def length(self) -> float:
+        """Euclidean length of one scaled update at most, in units of the length allowed.
+
+        A truncation is off by less than a unit: s, f s and f (f s) are truncated, so that f**2 <u, u> is below what is
+        verified and 1 + f + f**2 units. Then each entry of f u is truncated.
+        """
+        unit = 2.0**-self.fraction_bits
+        checked = 1 + 2 * CLIPPING_ERROR + (1 + MOST_FACTOR + MOST_FACTOR**2) * unit
+        return math.sqrt(checked) + math.sqrt(self.size) * unit
+
+    @property
+    def sensitivity(self) -> float:
+        """How far one owner moves the sum."""
+        return max(self.counts) * self.length
 
 
 def integer_sensitivity(sensitivity: float, bits: int) -> int:

@@ -186,7 +186,7 @@ def layer_costs(layers: Sequence[Mapping[str, Any]]) -> Any:
     """Seconds, rounds and megabytes of each layer as horizontal bars, the first layer on top."""
     shown = costliest(layers)
     figure = _new_figure(8.6, 1.0 + 0.24 * len(shown))
-    names = [f"{layer['name']}  ({layer['op']})" for layer in shown]
+    names = [f"{layer['name']}  ({layer['op']})" if layer["op"] else str(layer["name"]) for layer in shown]
     panels = [("seconds", "seconds", 1.0), ("rounds", "rounds", 1.0), ("sent_bytes", "MB sent", 1e-6)]
     for axis, (key, title, scale) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         axis.barh(range(len(shown)), [(layer[key] or 0) * scale for layer in shown], color=SECURE, height=0.62)

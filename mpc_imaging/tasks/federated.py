@@ -23,7 +23,7 @@ from mpc_imaging.errors import EncodingError
 from mpc_imaging.models.weights import save_weights
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import PATIENT_S
-from mpc_imaging.protocols.noise import gaussian
+from mpc_imaging.protocols.noise import UpdateSum, gaussian, integer_sensitivity
 from mpc_imaging.randomness.ring import from_octets, octets, size_of
 from mpc_imaging.settings import WeightsSource
 from mpc_imaging.tasks.compute import forward
@@ -77,7 +77,7 @@ class Federation:
         """Owners write weights.safetensors; the model's public weights become shares, as those of other training."""
         if self._weights is not None:
             load_flat(self._module, self._weights)
-            save_weights(self._module.state_dict(), self._job.folder / "weights.safetensors")
+            self._job.leave(save_weights, self._module.state_dict(), self._job.folder / "weights.safetensors")
         if self._model is None:
             return
         from mpc_imaging.engine.tensors import from_share
@@ -200,9 +200,7 @@ class Federation:
 
     def _noise(self, counts: Sequence[int]) -> torch.Tensor:
         """This compute party's noise, all that the guarantee needs: int64 (D,)."""
-        from mpc_imaging.engine.updates import sensitivity
-
-        unit = sensitivity(counts, self._size, self._bits)
+        unit = integer_sensitivity(UpdateSum(tuple(counts), self._size, self._bits).sensitivity, self._bits)
         return gaussian(self._size, self._job.settings.privacy.noise_multiplier * unit)
 
     def _validated(self, data: Shares) -> dict[str, Any] | None:

@@ -189,6 +189,10 @@ class Job:
         """What this party makes by itself, a tensor of ``shape``: of its data in the clear, or noise."""
         return body()
 
+    def leave(self, write: Callable[..., None], *args: Any) -> None:
+        """Write results: ``write(*args)``. A rehearsal leaves none, and says nothing of them."""
+        write(*args)
+
     def wanted(self, value: str) -> bool:
         """Whether the policy opens ``value`` to anyone."""
         undefined = self.settings.data.masks and value == "auc"
@@ -280,10 +284,11 @@ class Job:
         me = self.session.me
         if predicted is not None and not _covers(with_logits.get(me), with_predictions[me]):
             # The file has scores for all of its rows or for none: this party sees more rows than it has logits of.
-            self._write(split, "predictions", None, predicted)
+            self.leave(self._write, split, "predictions", None, predicted)
         elif opened is not None:
             several = self.settings.data.multi_label
-            self._write(split, "logits", opened.float(), (opened > 0).long() if several else opened.argmax(1))
+            found = (opened > 0).long() if several else opened.argmax(1)
+            self.leave(self._write, split, "logits", opened.float(), found)
 
     def open_rows(
         self,
@@ -321,7 +326,7 @@ class Job:
         if opened is not None:
             parts = opened.float().split(sizes)
             state = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-            save_weights(state, self.folder / "weights.safetensors")
+            self.leave(save_weights, state, self.folder / "weights.safetensors")
 
     def _rows(self, value: str, split: str) -> dict[str, slice]:
         return allowed_rows(self.settings, value, self.catalogue.spans(split), self.catalogue.total(split))

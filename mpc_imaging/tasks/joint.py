@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import yaml
 
 from mpc_imaging import settings as config
 from mpc_imaging.baselines.federated import joint_reference, run_federated
@@ -89,6 +90,14 @@ def _joined_shares(settings: Settings) -> dict[str, torch.Tensor]:
     return {name: decode(value, int(metadata["fraction_bits"]), torch.float32) for name, value in total.items()}
 
 
+def _settings(run: Path) -> Settings:
+    try:
+        return config.load(run / "settings.yaml")
+    except (OSError, yaml.YAMLError) as error:
+        what = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigError([f"{run}: no settings.yaml to read there ({what}); give the folder of a run"]) from None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write metrics.json and report.html of a finished local run."""
     parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
@@ -96,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     run = parser.parse_args(argv).run
     os.umask(0o077)
     try:
-        settings = config.load(run / "settings.yaml")
+        settings = _settings(run)
         if not settings.on_one_machine():
             raise ConfigError([f"{run}: its parties are on several machines; each reports what was revealed to it"])
         # On the same number of threads as a party, so that plaintext training is the same on every machine.

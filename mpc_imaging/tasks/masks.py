@@ -38,9 +38,10 @@ def open_masks(job: Job, split: str, logits: torch.Tensor | None, labels: torch.
         masks = opened > 0
     if masks is not None and job.own is not None:
         own = job.own[split]
-        write_masks(job.folder, own.ids, own.labels.numpy(), masks.numpy(), None if opened is None else opened.numpy())
+        shown = None if opened is None else opened.numpy()
+        job.leave(write_masks, job.folder, own.ids, own.labels.numpy(), masks.numpy(), shown)
         if job.settings.data.dicom_results:
-            write_own_masks(job, own, range(len(own)), masks.numpy())
+            job.leave(write_own_masks, job, own, range(len(own)), masks.numpy())
 
 
 def predicted_masks(job: Job, logits: torch.Tensor | None) -> torch.Tensor | None:

@@ -92,6 +92,7 @@ def _take_part(
     settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
 ) -> None:
     from mpc_imaging.data import load_party
+    from mpc_imaging.parties.sealed import share_key
     from mpc_imaging.tasks import duplicates, inputs, stored, weights
     from mpc_imaging.tasks.checkpoints import WEIGHTS, Checkpoints, starting_point
     from mpc_imaging.tasks.features import own_inputs
@@ -101,11 +102,13 @@ def _take_part(
     from mpc_imaging.tasks.progress import Progress
 
     splits = needed_splits(settings)
+    training = settings.task.kind is TaskKind.train and party in settings.compute_parties()
+    if training:
+        share_key(settings, folder)  # which a training party needs in the end: told before anybody is met
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
     with Session.open(settings, party, folder, certificates, listener) as session:
         stored.check(session)
-        training = settings.task.kind is TaskKind.train and session.rank is not None
         streaming = settings.task.kind is TaskKind.stream
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)

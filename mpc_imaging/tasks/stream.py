@@ -91,7 +91,7 @@ def stream(job: Job, model: Any) -> None:
         "latency_s": clock.latency_s,
         "step_s": clock.step_s,
     }
-    _write(job, results)
+    job.leave(_write, job, results)
 
 
 def _step(job: Job, model: Any, step: Step, compared: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -85,13 +85,22 @@ def prepared_module(settings: Settings, module: nn.Module | None = None) -> fx.G
     # Shares were made of the graph that was trained, in which nothing is folded.
     training = settings.task.kind is TaskKind.train or settings.model.weights.source is WeightsSource.shares
     prepared = prepare(module, training)
-    given, wanted = tuple(traced_shape(prepared, (2, *sample_shape(settings))))[1:], output_shape(settings)
-    if given != wanted:
-        what = f"a score for each of data.class_names ({wanted[0]}); set its number of classes in model.kwargs"
-        if settings.data.masks:
-            what = f"a logit for each pixel {wanted}; write model=unet_small, or data.masks=false"
-        raise ModelError([f"the model gives {given} for an image, not {what}"])
+    given, wanted = tuple(traced_shape(prepared, (2, *sample_shape(settings)))), output_shape(settings)
+    if given != (2, *wanted):
+        raise ModelError([_shape_problem(settings, given, wanted)])
     return prepared
+
+
+def _shape_problem(settings: Settings, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to write for a model that gives ``given`` for two images, and not ``wanted`` for each."""
+    if settings.model.single_logit:  # all that it gave stands below each other
+        return f"the model gives {given[0] // 2} values for an image, not one logit; write model.single_logit=false"
+    what = f"a score for each of data.class_names ({wanted[0]}); set its number of classes in model.kwargs"
+    if settings.data.masks:
+        what = f"a logit for each pixel {wanted}; write model=unet_small, or data.masks=false"
+    elif given in ((2,), (2, 1)) and wanted == (2,):
+        what = "a score for each of two classes; write model.single_logit=true if it is the logit of the second one"
+    return f"the model gives {given[1:] or 'one number'} for an image, not {what}"
 
 
 def trained_on_shares(settings: Settings) -> bool:

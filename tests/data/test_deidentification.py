@@ -183,7 +183,7 @@ def test_pseudonyms_are_consistent_keyed_and_need_a_whole_key():
     other = image()
     deidentify(other, Pseudonyms(KEY[::-1]), Options())
     assert {other.PatientID, other.SOPInstanceUID}.isdisjoint({first.PatientID, first.SOPInstanceUID})
-    with pytest.raises(ConfigError, match="a key of 5 bytes; write 32"):
+    with pytest.raises(ConfigError, match="a key of 5 bytes; write .umask 077; openssl rand -out FILE 32"):
         Pseudonyms(b"short")
 
 

@@ -22,6 +22,7 @@ from mpc_imaging.settings import (
     PartitionKind,
     PartitionSettings,
     PhantomSettings,
+    WeightsSource,
 )
 from tests.data.builders import (
     PATIENT,
@@ -161,7 +162,9 @@ def test_pseudonyms_are_keyed(tmp_path: Path) -> None:
     assert kept == ids("fourth", pseudonym_key_file=key) and not set(kept) & set(first)
     assert not (tmp_path / "third" / "results" / "pseudonyms.key").exists()
     for wrong in ("nowhere", "short"):
-        with pytest.raises(ConfigError, match="write 32 random ones|pseudonym_key_file: cannot be read"):
+        with pytest.raises(
+            ConfigError, match="pseudonym_key_file: the (file does not hold 32 bytes|key cannot be read)"
+        ):
             ids("fifth", pseudonym_key_file=str(tmp_path / wrong))
 
 
@@ -311,7 +314,7 @@ def test_images_without_consent_are_left_out_and_counted(tmp_path: Path, caplog:
 def test_nobody_consents(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "data", [row | {"consent": "no", "purpose": "any"} for row in some_rows(2)])
     data = dicom_settings(folder, require_consent=True, purpose="research")
-    with pytest.raises(DataError, match="hospital_a would own none of the 0 images"):
+    with pytest.raises(DataError, match="lists no image with consent for 'research': add a row for each"):
         load_party(settings_for(data, ("hospital_a",)), "hospital_a", tmp_path, ["test"])
 
 
@@ -327,3 +330,42 @@ def test_images_without_a_label_are_predicted_where_nobody_counts(spoiled: Path)
     settings.policy.reveal = {"auc": ["hospital_a"]}
     with pytest.raises(DataError, match="it has no label.*policy=own_outputs"):
         load_party(settings, "hospital_a", spoiled, ["test"])
+
+
+def test_a_class_without_an_image_is_not_trained_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_folder(tmp_path / "data", some_rows(6) + some_rows(6, "train"))
+    settings = settings_for(dicom_settings(folder, class_names=["negative", "positive", "unsure"]))
+    wanted = r"no image is labelled unsure: add some, or write data.class_names=\[negative,positive\]"
+    for load in (
+        lambda: load_party(settings, "hospital_a", tmp_path, ["train", "test"]),
+        lambda: load_whole_split(settings, tmp_path, "train", "hospital_a"),
+    ):
+        with pytest.raises(DataError, match=wanted):
+            load()
+    # A model that is there already may know more classes than are here; and an owner of a part has not all of them.
+    assert len(load_party(settings, "hospital_a", tmp_path, ["test"])["test"]) == 3
+    assert "no image is labelled unsure" in caplog.text
+    settings.model.weights.source = WeightsSource.file
+    assert len(load_party(settings, "hospital_a", tmp_path, ["train"])["train"]) == 3
+    settings.model.weights.source = WeightsSource.seed
+    settings.data.paths = {"hospital_a": str(folder)}
+    assert len(load_party(settings, "hospital_a", tmp_path, ["train"])["train"]) == 6
+
+
+def test_a_manifest_without_an_image_to_use_says_so(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "data", some_rows(2, "train"))
+    (folder / "manifest.csv").write_text("file,label,patient,split\n")
+    settings = settings_for(dicom_settings(folder))
+    where = f"manifest.csv in {folder}"
+
+    def problem() -> str:
+        with pytest.raises(DataError) as caught:
+            load_party(settings, "hospital_a", tmp_path, ["test"])
+        return caught.value.problems[0]
+
+    assert problem() == f"{where} lists no image: add a row for each"
+    write_manifest(folder, some_rows(2, "train"))
+    counts = "2 of train, 0 of val, 0 of test"
+    assert problem() == f"{where} lists no image of test ({counts}): add rows, or write another task.split"
+    write_manifest(folder, [row | {"label": ""} for row in some_rows(2)])
+    assert problem() == f"{where}: none of 2 rows can be used, as row 2: it has no label"

@@ -222,3 +222,14 @@ def test_images_to_be_marked_need_no_mask(tmp_path: Path) -> None:
     assert (row.mask, row.label) == ("", 0)
     with pytest.raises(DataError, match="no column 'mask'"):
         read_manifest(tmp_path, NAMES, masks=True)
+
+
+def test_a_missing_manifest_is_said_to_be_missing_and_where(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path)
+    assert problem == f"there is no manifest.csv in {tmp_path}; python -m mpc_imaging.manifest {tmp_path} drafts one"
+    (tmp_path / "manifest.csv").touch()
+    (problem,) = problems_of(tmp_path)
+    assert problem.startswith(f"manifest.csv in {tmp_path} is empty: write a table with the columns file, label")
+    (tmp_path / "manifest.csv").write_bytes(b"\xff\xfe\x00f")
+    (problem,) = problems_of(tmp_path)
+    assert problem.startswith(f"manifest.csv in {tmp_path} is no CSV in UTF-8 (UnicodeDecodeError): write a table")

@@ -209,3 +209,45 @@ def test_layers_that_take_slices_for_images_are_refused(two, pool):
     images, labels = torch.randn(2, 3, 1, 16, 16), torch.randint(2, (2,))
     with pytest.raises(AssertionError, match="6 rows for 2 images: privacy=dp takes layers over whole images"):
         secure(two, module, images, labels, clip=1.0, micro_batch=1, linear=2, materialised=True)
+
+
+def at_the_edge(images, onehot, *state, module, options, bits):
+    """`backward` of one image with the largest factor that passes the check, found by bisection; no noise.
+
+    bits: of fraction. Each truncation of what is compared is rounded down, which makes gradients seem shortest.
+    """
+    import crypten
+
+    from mpc_imaging.engine import clipping
+    from mpc_imaging.engine.tensors import from_share
+
+    def down(ctx, x, count):
+        (known,) = ctx.channel.open_ring([x])
+        return known >> count if ctx.first else torch.zeros_like(known)
+
+    best, low, high = None, 0, 2**bits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crypten.cfg.encoder, "precision_bits", bits)
+        patch.setattr(clipping, "truncate", down)
+        images, onehot, *state = (from_share(x.share) for x in (images, onehot, *state))
+        while high - low > 1:
+            middle = (low + high) // 2
+            choice = {**options, "factor": middle / 2**bits}
+            gradients = backward(images, onehot, *state, module=module, make="clipped", options=choice)
+            share = torch.cat([g.share.flatten() for g in gradients.values()])
+            (units,) = clipping.gates.context().channel.open_ring([share])
+            if units.any():
+                best, low = units.double() / 2.0 ** gradients["0.weight"].encoder._precision_bits, middle
+            else:
+                high = middle
+    return best.norm().item()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_nothing_is_rounded_after_the_check(two, bits):
+    """What passes at the edge is no longer than the sensitivity, at few bits as well: exactly that is added up."""
+    module, (images, labels) = net(), batch(1)
+    total = {"clip": 0.5, "micro_batch": 1, "linear": 2, "materialised": True}
+    units = [x.double() * 2.0 ** (bits - 16) for x in (images, F.one_hot(labels, 2), *module.state_dict().values())]
+    length = two.run(at_the_edge, *units, module=module, options=total, bits=bits)
+    assert 0.48 < length <= ClippedSum(**total).sensitivity

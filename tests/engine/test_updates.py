@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from mpc_imaging.protocols.noise import CLIPPING_ERROR, MOST_FACTOR, UpdateSum
+
 COUNTS = (3, 5, 2)
 
 
@@ -57,11 +59,82 @@ def alone(update):
 
 
 def test_no_update_is_longer_than_what_is_stated(two):
-    from mpc_imaging.engine.updates import CLIPPING_ERROR
-
     for length in torch.linspace(0.5, 20, 27).tolist():
         (update,) = _updates(length, size=64)
-        assert two.run(alone, update).norm() <= 1 + CLIPPING_ERROR + math.sqrt(64) * 2**-16
+        assert two.run(alone, update).norm() <= UpdateSum((1,), 64, 16).length
+
+
+def with_factor(update, factor):
+    """`alone` where the inverse square root gives ``factor`` (1,), whatever the update's length."""
+    from mpc_imaging.engine import updates
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(updates, "_roots", lambda ctx, squares: factor.share.clone())
+        return alone(update)
+
+
+@pytest.mark.parametrize("factor", [-0.5, 0.25, 1.0, MOST_FACTOR, MOST_FACTOR + 2**-10, 3.0])
+@pytest.mark.parametrize("length", [0.3, 0.99, 1.02, 15.9])
+def test_nothing_depends_on_the_root(two, length, factor):
+    (update,) = _updates(length, size=64)
+    got = two.run(with_factor, update, torch.tensor([factor]))
+    kept = 0 <= factor <= MOST_FACTOR and length * factor < 1 + CLIPPING_ERROR
+    assert (got - update * factor * kept).abs().max() < 2 * 2**-16
+
+
+def with_worst_coins(update, factor, bits):
+    """`with_factor` at so many bits of fraction, where each truncation is rounded as makes the result longest.
+
+    update, factor: in units of 2**-16, whatever ``bits`` are. Integers again, of `bits`.
+    """
+    import crypten
+
+    from mpc_imaging.engine import updates
+    from mpc_imaging.engine.tensors import from_share
+
+    # The length, twice what is compared, and what is scaled.
+    directions = iter([math.floor, math.floor, math.floor, math.ceil])
+
+    def rounded(ctx, x, count):
+        (known,) = ctx.channel.open_ring([x])
+        direction = next(directions)
+        result = torch.tensor([direction(value / (1 << count)) for value in known.flatten().tolist()]).view(x.shape)
+        return result if ctx.first else torch.zeros_like(result)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crypten.cfg.encoder, "precision_bits", bits)
+        patch.setattr(updates, "truncate", rounded)
+        patch.setattr(updates, "_roots", lambda ctx, squares: factor.share.clone())
+        return from_share(updates.weighted_sum([update.share], [1], True), 0)
+
+
+def _longest(bits):
+    """(size, entry, factor, result), in units: of updates with equal entries that pass, one with the longest result."""
+    one, found = 1 << bits, []
+    for size in range(1, 40):
+        seeming = math.floor(one * math.sqrt((1 + 2 * CLIPPING_ERROR) / size))
+        for factor in range(one // 2, one + 1, max(1, one // 512)):
+            for result in range(seeming, seeming + 3):
+                # So that it is rounded up from just above the integer before.
+                entry = (result - 1) * one // factor + 1
+                square = size * entry**2 >> bits
+                if factor * (factor * square >> bits) >> bits <= one * (1 + 2 * CLIPPING_ERROR):
+                    found.append((math.sqrt(size) * (result - 1), size, entry, factor, result))
+    return max(found)[1:]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16, 20])
+def test_rounding_is_counted_at_its_worst(two, bits):
+    """With few bits what is verified may be longer than it seems; that and the rounding of entries are both counted."""
+    size, entry, factor, result = _longest(bits)
+    units = (torch.full((size,), entry) / 2.0**16, torch.tensor([factor]) / 2.0**16)
+    got = two.run(with_worst_coins, *(u.double() for u in units), bits=bits)
+    assert got.tolist() == [result] * size, "it passes the check, as predicted"
+    counted = UpdateSum((1,), size, bits).length * 2**bits
+    assert got.norm() <= counted < got.norm() + 3
+    # As if what is compared were the length of what is scaled.
+    seeming = 2**bits * (1 + CLIPPING_ERROR) + math.sqrt(size)
+    assert (got.norm() > seeming) == (bits < 16)
 
 
 def test_an_owner_sends_nothing_longer_than_the_limit():

@@ -58,7 +58,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     for name, message in {
         "absent.safetensors": "there is no weights file",
         "w.safetensors": "cannot be read as weights",
-        "w.bin": "weights end in .safetensors",
+        "w.bin": "files of weights end in .safetensors",
         "list.pt": "holds no state dict",
         "mixed.pt": "holds no state dict",
         "nan.safetensors": "a has values that are not finite",
@@ -79,3 +79,19 @@ def test_weights_that_do_not_fit_are_all_named() -> None:
     ]
     set_weights(module, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)})
     assert torch.equal(module.weight, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w"])
+def test_what_is_advised_is_a_command_of_a_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is done here as it is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"junk\n")  # which torch ends on with a KeyError
+    with pytest.raises(ModelError) as caught:
+        load_weights(tmp_path / name)
+    (problem,) = caught.value.problems
+    advice = problem.split(": write it with ")[1]
+    import safetensors.torch
+
+    model = nn.Linear(2, 2)
+    eval(advice, {"safetensors": safetensors, "model": model})
+    assert set(load_weights(tmp_path / "FILE.safetensors")) == {"weight", "bias"}

@@ -194,14 +194,16 @@ def test_a_key_file_comes_first_then_the_environment(settings, tmp_path, monkeyp
 
 def test_no_key_on_a_real_machine(settings, tmp_path):
     for create in (True, False):
-        with pytest.raises(ConfigError, match="checkpoint.key_file: shares are .* write openssl rand -out FILE 32"):
+        with pytest.raises(
+            ConfigError, match=r"checkpoint.key_file: shares are .* write \(umask 077; openssl rand -out FILE 32\)"
+        ):
             sealed.share_key(settings, tmp_path, create)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_simulation_makes_its_own(settings, tmp_path):
     settings.topology.parties["a"].address = "127.0.0.1:7000"
-    with pytest.raises(ConfigError, match="write openssl"):
+    with pytest.raises(ConfigError, match="write .umask 077; openssl"):
         sealed.share_key(settings, tmp_path, create=False)
     key = sealed.share_key(settings, tmp_path)
     path = tmp_path / sealed.KEY_FILE
@@ -237,6 +239,6 @@ def test_key_files_that_are_refused(settings, tmp_path, content, mode, text):
 
 def test_a_key_file_that_is_missing(settings, tmp_path):
     settings.checkpoint.key_file = str(tmp_path / "gone")
-    with pytest.raises(ConfigError, match="checkpoint.key_file cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="checkpoint.key_file: the key cannot be read: No such file"):
         sealed.share_key(settings, tmp_path)
     assert os.listdir(tmp_path) == []

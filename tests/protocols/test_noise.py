@@ -10,7 +10,7 @@ from scipy.stats import kurtosis
 
 from mpc_imaging.errors import PrivacyError
 from mpc_imaging.protocols import noise
-from mpc_imaging.protocols.noise import ClippedSum, HeadSum, gaussian, integer_sensitivity
+from mpc_imaging.protocols.noise import ClippedSum, HeadSum, UpdateSum, gaussian, integer_sensitivity
 
 
 @pytest.mark.parametrize("scale", [2.5, 2.0**30, 1.3 * 2.0**45])
@@ -69,3 +69,12 @@ def test_sensitivities():
 @pytest.mark.parametrize("clip", [0.01, 0.3, 1.0, 1.1, 4.0, 16.0])
 def test_the_check_is_as_sharp_for_any_bound(clip):
     assert ClippedSum(clip, 1, 3, True).error < 1e-3
+
+
+def test_an_update_counts_as_its_images_and_for_its_rounding():
+    exact = math.sqrt(1 + 2 * noise.CLIPPING_ERROR)
+    assert UpdateSum((3, 5, 2), 400, 24).sensitivity == pytest.approx(5 * exact, rel=1e-5)
+    # Of 400 entries, each off by less than a unit.
+    assert UpdateSum((1,), 400, 8).length > exact + 20 / 2**8 + 3 / 2 / exact / 2**8
+    lengths = [UpdateSum((1,), 400, bits).length for bits in range(8, 25)]
+    assert lengths == sorted(lengths, reverse=True)

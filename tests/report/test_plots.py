@@ -97,3 +97,12 @@ def test_layer_costs_draw_every_layer_or_the_slowest_of_many(drawn):
     shown = plots.costliest(layers)
     assert len(shown) == 30 and layers[39] in shown and layers[0] not in shown
     assert [layers.index(layer) for layer in shown] == sorted(layers.index(layer) for layer in shown)
+
+
+def test_a_row_without_an_operation_has_a_name_alone(monkeypatch):
+    names = []
+    original = Axes.set_yticks
+    monkeypatch.setattr(Axes, "set_yticks", lambda self, at, text: names.append(text) or original(self, at, text))
+    rows = [("range check", ""), ("conv1", "conv2d")]
+    svg(plots.layer_costs([{"name": n, "op": op, "rounds": 3, "sent_bytes": 1e6, "seconds": 0.1} for n, op in rows]))
+    assert names[0] == ["range check", "conv1  (conv2d)"]

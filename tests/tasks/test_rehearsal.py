@@ -1,5 +1,7 @@
 """Rehearsals: what is repeated is counted as if it was run, and the same for every party. (Real runs: tests/system.)"""
 
+import contextlib
+
 import pytest
 
 from mpc_imaging.compose import compose_settings
@@ -171,3 +173,16 @@ def test_an_epoch_with_another_rate_has_a_plan_of_its_own(monkeypatch):
     flat = rehearse(settings, counts).plan.plans
     assert [list(plan) for plan in short] == [list(plan) for plan in flat]
     assert short[3].digest != short[4].digest
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("task=train", "policy.reveal.weights=[model_owner]", "topology=two_hospitals")]
+)
+def test_a_rehearsal_leaves_nothing_and_says_nothing(monkeypatch, caplog, tmp_path, overrides):
+    """What it would write are zeros: a log that speaks of them comes before the lines of the session."""
+    monkeypatch.setattr(module.tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(str(tmp_path)))
+    settings = _settings("data.dicom_results=true", *overrides)
+    with caplog.at_level("INFO"):
+        rehearse(settings, _counts(settings))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [record for record in caplog.records if "wrote" in record.getMessage()]
