@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -246,8 +247,21 @@ def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, opt
     except OSError as error:
         raise DataError([f"its copy cannot be written ({error.strerror})"]) from None
     except Exception as error:  # headers are anybody's, and pydicom's errors quote them
-        raise DataError([f"its header cannot be rewritten ({type(error).__name__})"]) from None
+        raise DataError([_unwritten(error)]) from None
     return name
+
+
+def _unwritten(error: Exception) -> str:
+    """Why a header cannot be written anew: the element, which pydicom names before it quotes the value."""
+    from pydicom.datadict import keyword_for_tag
+
+    found = re.search(r"tag \(?([0-9A-Fa-f]{4}),\s?([0-9A-Fa-f]{4})\)?", str(error))
+    if found is None:
+        return f"its header cannot be rewritten ({type(error).__name__}): convert it to Explicit VR Little Endian"
+    keyword = keyword_for_tag(int(found[1] + found[2], 16)) or "which the standard does not have"
+    return (
+        f"its header cannot be rewritten: the value of ({found[1]},{found[2]}) {keyword} is not of its type; correct it"
+    )
 
 
 def _part(uid: str) -> str:
