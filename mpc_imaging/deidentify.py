@@ -31,6 +31,11 @@ Options of that Annex keep or clean more; each copy says which. @FILE among the 
 (# begins a comment), so that a hospital writes its options down once:
   python -m mpc_imaging.deidentify IN OUT @options.txt
 
+Short texts and codes that Annex E does not name stay if they are made of the standard's own terms: SequenceName,
+models and versions go (--keep-device keeps the device's), and a code that pydicom does not know goes with its meaning.
+What is left behind of pixel data: comments and application data of compressed frames, bytes behind them, offset tables,
+surplus bytes, unused bits. Frames are not compressed anew. Video, and frames in which text may hide, are refused.
+
 What --clean-... leaves is on a list: words of DICOM's own codes for anatomy, modalities, sides and views; codes that
 pydicom knows; points, circles and ellipses. A patient called like such a word (Foot, Short) would stay: then leave
 these options out. Overlays, curves and device addresses cannot be cleaned, so they go.

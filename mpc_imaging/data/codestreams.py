@@ -24,6 +24,11 @@ _MAX_CONDITIONING = 8  # tables of arithmetic coding: four of each kind
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 _JPEG_LS_MARKER = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
 
+# What no decoder reads of coded data can only be behind the last pixel, or the last one before a restart marker. Coded
+# data are like random bytes, of which 12 look like this in one of ten million places, or repeat a few.
+_TEXT_AT_END = re.compile(rb"[A-Za-z0-9 ^,.=_-]{12}\0*(?=\xff+[\xd0-\xd7]|\Z)")
+_VARIED = 6
+
 Segment = tuple[int, int, int]  # its marker, and where its content begins and ends
 
 
@@ -73,11 +78,14 @@ def stripped(frame: bytes) -> bytes:
     """Return the codestream with the segments that decoders need and no others, which ends with its end marker.
 
     Raises:
-        ImageError: as `segments`, or hidden: a segment is longer than its content, or is of no known kind.
+        ImageError: as `segments`, or hidden: a segment is longer than its content, or is of no known kind, or coded
+            data end in text.
     """
     out, kept, scanned = bytearray(b"\xff\xd8"), set(), False
     for marker, begin, end in segments(frame):
         if marker == -1:
+            if ends_in_text(frame[begin:end]):
+                raise ImageError(Reason.hidden)
             out += frame[begin:end]
             continue
         if marker == EOI:
@@ -94,6 +102,11 @@ def stripped(frame: bytes) -> bytes:
         scanned = scanned or marker == SOS
         out += bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2) + content
     raise ImageError(Reason.truncated)
+
+
+def ends_in_text(data: bytes) -> bool:
+    """Whether coded data go on in letters where they should have ended. They are not decoded: short words pass."""
+    return any(len(set(found[0])) > _VARIED for found in _TEXT_AT_END.finditer(data))
 
 
 def _application(marker: int, content: bytes) -> bytes:

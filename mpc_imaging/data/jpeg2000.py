@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from struct import pack, unpack_from
 
+from mpc_imaging.data import codestreams
 from mpc_imaging.data.refusals import ImageError, Reason
 
 START = b"\xff\x4f\xff\x51"
@@ -68,6 +69,8 @@ def stripped(frame: bytes) -> bytes:
     tiles, last = [], main.end
     for start, header, last in _tile_parts(code, main.end):
         kept = _kept(header.parts, _TILE, samples, max(levels, _levels(header.parts, samples)))
+        if codestreams.ends_in_text(code[header.end : last]):
+            raise ImageError(Reason.hidden)
         tiles.append((start, kept, code[header.end : last]))
     if code[last : last + 2] != _END and code[last:].strip(b"\0"):
         raise ImageError(Reason.hidden)

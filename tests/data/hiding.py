@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import zlib
 from pathlib import Path
@@ -11,13 +12,38 @@ import numpy as np
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
+from mpc_imaging.deidentify import main
 from tests.data.builders import make_encapsulated, shipped
 
 TEXT = b"Zyxwv^Anna 0815 "
 EXIF = b"Exif\0\0II*\0" + TEXT
 SIZE = (64, 64)
+STUDY = {"StudyInstanceUID": "1.2.3", "BurnedInAnnotation": "NO"}
+_ENCODINGS = ("ascii", "utf-16-le", "utf-16-be")
+
+
+def copied(path: Path, *options: str) -> tuple[Path | None, str]:
+    """The copy of one file, or why there is none."""
+    source, out, listing = path.parent / "in", path.parent / "out", path.parent / "list.csv"
+    source.mkdir()
+    path.rename(source / path.name)
+    main([str(source), str(out), "--list", str(listing), *options])
+    with listing.open() as file:
+        (row,) = csv.DictReader(file)
+    return (out / row["became"] if row["became"] else None), row["refused"]
+
+
+def has_text(copy: Path) -> bool:
+    """Whether the text begins anywhere in a file, in any order of bytes; a deflated file is inflated first."""
+    content = copy.read_bytes()
+    if dcmread(copy).file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        start = 144 + int.from_bytes(content[140:144], "little")
+        content += zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[start:])
+    swapped = np.frombuffer(content[: len(content) // 2 * 2], "<u2").byteswap().tobytes()
+    found = ["zyxw".encode(code) for code in _ENCODINGS]
+    return any(one in where.lower() for one in found for where in (content, swapped))
 
 
 def picture(colour: bool = False) -> np.ndarray:
