@@ -7,8 +7,10 @@ nobody finds the original by trying.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -240,12 +242,19 @@ def _is_sound(dataset: Dataset, tag: BaseTag) -> bool:
         element = dataset[tag]
     except Exception:  # pydicom raises what it likes for a value that is none of its VR
         return False
-    stored, meant = set(element.VR.split(" or ")), set(dictionary_VR(tag).split(" or "))
-    alike = meant.union(*(kind for kind in _KINDS if kind & meant))
-    most = dictionary_VM(tag).rpartition("-")[2]
+    stored = set(element.VR.split(" or "))
+    alike, most = _allowed(tag)
     if stored & {"IS", "DS"} and not all(_NUMBER.fullmatch(str(value)) for value in _values(element)):
         return False
-    return stored <= alike and not (stored <= _NUMBERS and most.isdecimal() and int(most) < element.VM)
+    return stored <= alike and not (stored <= _NUMBERS and most < element.VM)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _allowed(tag: BaseTag) -> tuple[frozenset[str], float]:
+    """The VRs that can stand for an attribute's own, and how many values it has at most."""
+    meant = frozenset(dictionary_VR(tag).split(" or "))
+    most = dictionary_VM(tag).rpartition("-")[2]
+    return meant.union(*(kind for kind in _KINDS if kind & meant)), int(most) if most.isdecimal() else math.inf
 
 
 def _keep_listed(element: DataElement) -> bool:

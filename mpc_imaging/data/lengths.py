@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from struct import unpack_from
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 _COLOURS = ("Red", "Green", "Blue", "Alpha")
+_TAGS = frozenset(
+    int(tag)
+    for keyword in ("LUTData", "WaveformData", *(f"{name}PaletteColorLookupTableData" for name in _COLOURS))
+    for name in (keyword, f"Segmented{keyword}")
+    if (tag := tag_for_keyword(name)) is not None
+)
 _DISCRETE, _LINEAR, _INDIRECT = 0, 1, 2  # segments of a table (PS3.3 C.7.9.2)
 
 
 def cut(dataset: Dataset) -> None:
     """Cut the lookup tables and waveforms of a dataset, not of what is nested in it. One that says nothing goes."""
+    if _TAGS.isdisjoint(dataset.keys()):
+        return
     for colour in _COLOURS:
         name = f"{colour}PaletteColorLookupTable"
         _cut(dataset, f"{name}Data", _table(dataset, f"{name}Descriptor", f"{name}Data"))
@@ -40,7 +49,7 @@ def _number(dataset: Dataset, keyword: str) -> int:
 
 
 def _table(dataset: Dataset, descriptor: str, data: str) -> int:
-    """Bytes of a table; 0 entries are 65536. Entries of 8 bits may have two bytes each."""
+    """Bytes of a table; 0 entries are 65536. Entries of 8 bits may have two bytes each, then all of them."""
     try:
         entries, _, bits = (int(number) for number in dataset.get(descriptor) or (0, 0, 0))
     except (TypeError, ValueError):
@@ -49,7 +58,7 @@ def _table(dataset: Dataset, descriptor: str, data: str) -> int:
         return 0
     entries = entries % 2**16 or 2**16
     value = dataset.get(data)
-    wide = bits > 8 or not isinstance(value, bytes) or len(value) >= 2 * entries
+    wide = bits > 8 or not isinstance(value, bytes) or len(value) == 2 * entries
     return entries * (2 if wide else 1)
 
 
