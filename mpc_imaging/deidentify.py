@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,11 @@ are the same in every run, so that new images of a patient join the old ones. Th
 Options of that Annex keep or clean more; each copy says which. @FILE among the arguments reads more of them from FILE
 (# begins a comment), so that a hospital writes its options down once:
   python -m mpc_imaging.deidentify IN OUT @options.txt
+
+Short texts and codes that Annex E does not name stay if they are made of the standard's own terms: SequenceName,
+models and versions go (--keep-device keeps the device's), and a code that pydicom does not know goes with its meaning.
+What is left behind of pixel data: comments and application data of compressed frames, bytes behind them, offset tables,
+surplus bytes, unused bits. Frames are not compressed anew. Video, and frames in which text may hide, are refused.
 
 What --clean-... leaves is on a list: words of DICOM's own codes for anatomy, modalities, sides and views; codes that
 pydicom knows; points, circles and ellipses. A patient called like such a word (Foot, Short) would stay: then leave
@@ -248,8 +254,21 @@ def _copy(path: Path, arguments: argparse.Namespace, pseudonyms: Pseudonyms, opt
     except OSError as error:
         raise DataError([f"its copy cannot be written ({error.strerror})"]) from None
     except Exception as error:  # headers are anybody's, and pydicom's errors quote them
-        raise DataError([f"its header cannot be rewritten ({type(error).__name__})"]) from None
+        raise DataError([_unwritten(error)]) from None
     return name
+
+
+def _unwritten(error: Exception) -> str:
+    """Why a header cannot be written anew: the element, which pydicom names before it quotes the value."""
+    from pydicom.datadict import keyword_for_tag
+
+    found = re.search(r"tag \(?([0-9A-Fa-f]{4}),\s?([0-9A-Fa-f]{4})\)?", str(error))
+    if found is None:
+        return f"its header cannot be rewritten ({type(error).__name__}): convert it to Explicit VR Little Endian"
+    keyword = keyword_for_tag(int(found[1] + found[2], 16)) or "which the standard does not have"
+    return (
+        f"its header cannot be rewritten: the value of ({found[1]},{found[2]}) {keyword} is not of its type; correct it"
+    )
 
 
 def _part(uid: str) -> str:

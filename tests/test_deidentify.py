@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shutil
 from collections import Counter
@@ -13,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from mpc_imaging import commands
-from mpc_imaging.deidentify import LINK, main
+from mpc_imaging.deidentify import LINK, _unwritten as unwritten, main
 
 
 @pytest.fixture
@@ -336,3 +337,14 @@ def test_linked_folders_are_listed_and_nothing_copied_is_an_error(folder: Path, 
     assert run(source, tmp_path / "out", "--list", listing) == 1
     with listing.open() as file:
         assert [tuple(row.values()) for row in csv.DictReader(file)] == [("s1", "", LINK)]
+
+
+def test_a_header_that_cannot_be_written_names_the_element_and_not_its_value():
+    dataset = dcmread(get_testdata_file("CT_small.dcm"))
+    dataset[0x00280010].VR, dataset[0x00280010].value = "LO", "Meier"
+    dataset[0x00280010].VR = "US"
+    with pytest.raises(Exception) as caught:  # noqa: PT011, whatever pydicom raises
+        dataset.save_as(io.BytesIO())
+    why = unwritten(caught.value)
+    assert "(0028,0010) Rows" in why and "Meier" not in why
+    assert "ValueError" in unwritten(ValueError("Meier"))

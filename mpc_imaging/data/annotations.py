@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 # Where names and dates are commonly part of the picture, so that an absent Burned In Annotation tells nothing.
 RISKY_MODALITIES = frozenset(
@@ -48,16 +48,23 @@ def burned_in(dataset: Dataset) -> str | None:
 
 
 def regions(dataset: Dataset) -> list[Box]:
-    """The ultrasound regions of (0018,6011), as boxes."""
+    """The ultrasound regions of (0018,6011), as boxes.
+
+    Some scanners count one pixel too many, to where the next would begin: what is one past the edge is cut off.
+    """
     return [
         (
             int(item.RegionLocationMinX0),
             int(item.RegionLocationMinY0),
-            int(item.RegionLocationMaxX1) + 1,
-            int(item.RegionLocationMaxY1) + 1,
+            _within(int(item.RegionLocationMaxX1) + 1, dataset.Columns),
+            _within(int(item.RegionLocationMaxY1) + 1, dataset.Rows),
         )
         for item in dataset.get("SequenceOfUltrasoundRegions", [])
     ]
+
+
+def _within(stop: int, size: int) -> int:
+    return size if stop == size + 1 else stop
 
 
 def applicable(mask: Mask, dataset: Dataset) -> Mask:
@@ -71,7 +78,9 @@ def applicable(mask: Mask, dataset: Dataset) -> Mask:
 
 
 def blacken(dataset: Dataset, mask: Mask) -> None:
-    """Blacken what the mask covers, in all frames, in place; the pixels are then uncompressed.
+    """Blacken what the mask covers, in all frames, in place; the pixels are then uncompressed, and in one plane.
+
+    The order of bytes stays: pydicom cannot turn that of a whole file.
 
     Raises ValueError for an ultrasound image without regions, and for boxes that leave the image; whatever pydicom
     raises for pixels that cannot be decoded.
@@ -84,9 +93,14 @@ def blacken(dataset: Dataset, mask: Mask) -> None:
     frames[:, covered] = _black(dataset)
     if dataset.SamplesPerPixel > 1:
         dataset.PlanarConfiguration = 0
-    dataset.PixelData = frames.tobytes() + b"\0" * (frames.nbytes % 2)
+    big = dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian
+    if dataset.BitsAllocated == 1:
+        frames = np.packbits(frames.reshape(-1), bitorder="little")
+    content = frames.astype(frames.dtype.newbyteorder(">" if big else "<")).tobytes()
+    dataset.PixelData = content + b"\0" * (len(content) % 2)
     dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if not big:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
 
 
 def _covered(dataset: Dataset, mask: Mask) -> np.ndarray:

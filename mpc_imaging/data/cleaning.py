@@ -15,7 +15,7 @@ import re
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
+from pydicom.sr.coding import Code, snomed_mapping
 
 TEXT = ("LO", "LT", "SH", "ST", "UC", "UT")
 _SOURCES = ("cid4", "cid29", "cid244", "cid4010", "cid4014")  # regions, modalities, sides, views of two kinds
@@ -28,6 +28,8 @@ coronal sagittal head neck reconstruction average supine prone standing inspirat
 _EPONYMS = frozenset(("boyd", "dodd", "hunterian", "willis"))  # words of those codes that are names
 _WORD = re.compile(r"[^\W_]+")
 
+_CODE_PARTS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodeMeaning", "CodingSchemeDesignator")
+_SNOMED = ("SRT", "SNM3", "99SDM")  # what SNOMED's scheme was called before it became SCT
 _CODE_SEQUENCES = ("ConceptNameCodeSequence", "ConceptCodeSequence", "MeasurementUnitsCodeSequence")
 _CONTENT_SEQUENCES = ("ContentSequence", "SpecimenPreparationStepContentItemSequence")
 _FREE_CONTENT = ("TextValue", "PersonName")
@@ -38,18 +40,28 @@ _GRAPHIC_PARTS = ("ReferencedImageSequence", "GraphicLayer", "GraphicObjectSeque
 
 def words(text: str) -> str:
     """The words of a text that are on the list, in their order."""
-    return " ".join(word for word in _WORD.findall(text) if word.lower() in _vocabulary())
+    return " ".join(word for word in _WORD.findall(text) if word.lower() in vocabulary())
 
 
 def coded(item: Dataset) -> Dataset | None:
     """The code in an item of a code sequence, as pydicom's dictionary has it; None if it does not have it."""
-    value = item.get("CodeValue") or item.get("LongCodeValue")
-    meaning = _meanings().get((item.get("CodingSchemeDesignator"), value))
+    value = str(item.get("CodeValue") or item.get("LongCodeValue") or "")
+    scheme = str(item.get("CodingSchemeDesignator", ""))
+    known = ("SCT", snomed_mapping["SRT"].get(value)) if scheme in _SNOMED else (scheme, value)
+    meaning = _meanings().get(known)
     if meaning is None:
         return None
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, item.CodingSchemeDesignator, meaning
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
     return code
+
+
+def take_code(item: Dataset) -> list[str]:
+    """Remove what names a code from an item of any sequence; the attributes that it had of it."""
+    parts = [part for part in _CODE_PARTS if part in item]
+    for part in parts:
+        del item[part]
+    return parts
 
 
 def content(items: Sequence, dated: bool) -> Sequence:
@@ -95,7 +107,8 @@ def _cleaned_content(item: Dataset, dated: bool) -> bool:
 
 
 @functools.cache
-def _vocabulary() -> frozenset[str]:
+def vocabulary() -> frozenset[str]:
+    """Return the words that may stay in a text, in small letters."""
     meanings = [code.meaning for name in _SOURCES for code in getattr(codes, name).concepts.values()]
     found = {word for meaning in meanings for word in _WORD.findall(meaning.lower()) if word.isalpha()}
     return frozenset(word for word in found | set(_MORE.split()) if len(word) > 1) - _EPONYMS

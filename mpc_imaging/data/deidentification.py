@@ -7,19 +7,23 @@ nobody finds the original by trying.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+from pydicom.uid import UID_dictionary
 
-from mpc_imaging.data import cleaning
+from mpc_imaging.data import cleaning, lengths, terms
 from mpc_imaging.data.profile import CODES, EDITION, Dates, Options, actions
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.local_files import MAKE_KEY, read_key
@@ -38,9 +42,25 @@ _DUMMIES = {
     "TM": "000000",
     "UR": "http://removed.invalid",
 }
-_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
-_HELD_ELSEWHERE = frozenset(("PN", "AE", "UR", "LT", "ST", "UT", "UC", "SQ"))  # in these hides what a number does not
-_TIME = re.compile(r"[0-9:. ]*", re.ASCII)
+_PIXELS = 0x7FE0  # the group of pixel data
+_KINDS = (  # VRs of one kind can stand for each other
+    frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN")),
+    frozenset(("US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "IS", "DS", "AT")),
+    frozenset(("LO", "SH", "CS")),
+    frozenset(("DA", "DT", "TM")),
+    frozenset(("PN", "AE", "UR", "LT", "ST", "UT", "UC")),
+)
+_NUMBERS = _KINDS[1]
+_NUMBER = re.compile(r"[0-9+. eE-]{0,16}", re.ASCII)
+_MOMENT = re.compile(r"[0-9:.+ -]{0,32}", re.ASCII)
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_STANDARD_CLASS = re.compile(r"1\.2\.840\.10008\.5\.1\.4(\.[0-9]{1,3}){1,6}", re.ASCII)  # also newer than pydicom
+_NEEDED_TEXTS = ("SegmentLabel",)  # a segmentation is none without them
+_FORMS = {  # of what an option keeps
+    **dict.fromkeys(("DA", "DT", "TM"), _MOMENT),
+    "UI": _UID,
+    "AS": re.compile(r"[0-9]{3}[DWMY]", re.ASCII),
+}
 MAX_SHIFT_DAYS = 3650
 
 
@@ -98,25 +118,31 @@ class _Walk:
     def __init__(self, pseudonyms: Pseudonyms, options: Options, days: int) -> None:
         self._pseudonyms, self._options, self._days = pseudonyms, options, days
 
-    def apply(self, dataset: Dataset) -> None:
+    def apply(self, dataset: Dataset, nested: bool = False, kept: bool = False) -> None:
+        """Change a dataset in place. ``kept``: it is within a sequence that an option keeps, with the texts in it."""
         for tag in list(dataset.keys()):
             basic, option = actions(tag, self._options)
-            if (basic, option) != ("X", "") and _is_disguised(dataset[tag]):
+            if nested and tag.group == _PIXELS:  # icons: what they show nobody has looked at
+                basic, option = "X", ""
+            if (basic, option) != ("X", "") and not _is_sound(dataset, tag):
                 # Its action is for what the standard has there: UIDs and sequences would pass as bytes.
                 del dataset[tag]
+            elif option and self._optional(dataset[tag], option):
                 continue
-            if option and self._optional(dataset[tag], option):
-                continue
-            if basic == "X":
+            elif basic == "X" or (basic == "L" and not kept and not _keep_listed(dataset[tag])):
                 del dataset[tag]
             else:
-                self._basic(dataset[tag], basic)
+                empty = dataset[tag].is_empty
+                self._basic(dataset[tag], basic, kept)
+                if basic == "K" and dataset[tag].is_empty and not empty:  # of its codes none is known
+                    del dataset[tag]
+        lengths.cut(dataset)
 
-    def _basic(self, element: DataElement, action: str) -> None:
-        if element.VR == "UI" and (action != "K" or (not self._options.uids and _is_own(element))):
+    def _basic(self, element: DataElement, action: str, kept: bool) -> None:
+        if element.VR == "UI" and (action != "K" or (_is_own(element) and not self._keeps(element))):
             element.value = self._uids(element)
         elif element.VR == "SQ" and action in "UK":
-            self._inside(element)
+            self._inside(element, kept)
         elif element.VR == "SQ":
             element.value = Sequence()
         elif action == "Z":
@@ -126,12 +152,12 @@ class _Walk:
 
     def _optional(self, element: DataElement, option: str) -> bool:
         """Keep or clean an element; False if that cannot be done, so that it needs the basic action."""
+        if element.is_empty:
+            return option == "K"
         if option == "K":
             if element.VR == "SQ":
-                self._inside(element)
-            return True
-        if element.is_empty:
-            return False
+                self._inside(element, kept=True)
+            return element.VR not in _FORMS or all(_FORMS[element.VR].fullmatch(str(one)) for one in _values(element))
         if option == "modified_dates":
             return self._shift(element)
         if element.VR == "SQ":
@@ -152,9 +178,26 @@ class _Walk:
         self._inside(element)
         return len(element.value) > 0
 
-    def _inside(self, element: DataElement) -> None:
-        for item in element.value:
-            self.apply(item)
+    def _inside(self, element: DataElement, kept: bool = False) -> None:
+        items = [item for item in element.value if self._item(item, kept)]
+        if len(items) < len(element.value):
+            element.value = Sequence(items)
+
+    def _item(self, item: Dataset, kept: bool) -> bool:
+        """Apply the table to an item; whether it stays. Of a code that is known the meaning is the known one."""
+        code = cleaning.coded(item)
+        if not kept and cleaning.take_code(item):
+            if code is None:
+                return False
+            self.apply(item, nested=True)
+            item.update(code)
+        else:
+            self.apply(item, nested=True, kept=kept)
+        return True
+
+    def _keeps(self, element: DataElement) -> bool:
+        """Whether UIDs stay, if they are some."""
+        return self._options.uids and all(_UID.fullmatch(str(value)) for value in _values(element))
 
     def _uids(self, element: DataElement) -> str | list[str]:
         uids = [self._pseudonyms.uid(str(value)) for value in _values(element)]
@@ -164,7 +207,7 @@ class _Walk:
         """Dates by so many days earlier, times as they are; False for what is neither."""
         values = [str(value) for value in _values(element)]
         if element.VR == "TM":
-            return all(_TIME.fullmatch(value) for value in values)
+            return all(_MOMENT.fullmatch(value) for value in values)
         if element.VR not in ("DA", "DT"):
             return False
         moved = []
@@ -172,6 +215,8 @@ class _Walk:
             try:
                 day = date(int(value[:4]), int(value[4:6]), int(value[6:8])) - timedelta(self._days)
             except (ValueError, OverflowError):
+                return False
+            if not _MOMENT.fullmatch(value):
                 return False
             moved.append(f"{day:%Y%m%d}".zfill(8) + value[8:])
         element.value = moved if len(moved) > 1 else moved[0]
@@ -184,22 +229,47 @@ def _values(element: DataElement) -> list:
     return [element.value] if element.VM == 1 else list(element.value)
 
 
-def _is_disguised(element: DataElement) -> bool:
-    """Whether an element of the standard is stored as something that its action cannot reach.
+def _is_sound(dataset: Dataset, tag: BaseTag) -> bool:
+    """Whether an element can be read, is what the standard has there, and has no more numbers than that.
 
     pydicom leaves an element as UN that a system without a dictionary wrote, if it has 64 KB and more.
     """
-    stored, meant = set(element.VR.split(" or ")), set(dictionary_VR(element.tag).split(" or "))
-    if stored <= meant:
+    try:
+        element = dataset[tag]
+    except Exception:  # pydicom raises what it likes for a value that is none of its VR
         return False
-    if stored & _BYTES:
-        return not meant & _BYTES
-    return bool(meant & {"UI", "SQ"} or stored & _HELD_ELSEWHERE)
+    stored = set(element.VR.split(" or "))
+    alike, most = _allowed(tag)
+    if stored & {"IS", "DS"} and not all(_NUMBER.fullmatch(str(value)) for value in _values(element)):
+        return False
+    return stored <= alike and not (stored <= _NUMBERS and most < element.VM)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _allowed(tag: BaseTag) -> tuple[frozenset[str], float]:
+    """The VRs that can stand for an attribute's own, and how many values it has at most."""
+    meant = frozenset(dictionary_VR(tag).split(" or "))
+    most = dictionary_VM(tag).rpartition("-")[2]
+    return meant.union(*(kind for kind in _KINDS if kind & meant)), int(most) if most.isdecimal() else math.inf
+
+
+def _keep_listed(element: DataElement) -> bool:
+    """Keep of short texts what is listed, and where it is; whether there is any."""
+    values = [str(value) for value in _values(element)]
+    kept = [terms.listed(element.keyword, value) for value in values]
+    if not any(kept) and element.keyword not in _NEEDED_TEXTS:
+        return not values
+    if not all(kept):
+        clean = [value if stays else _DUMMIES["CS"] for value, stays in zip(values, kept, strict=True)]
+        element.value = clean if len(clean) > 1 else clean[0]
+    return True
 
 
 def _is_own(element: DataElement) -> bool:
     """Whether a UID that the table does not name is somebody's own, not one of the standard."""
-    return any(not str(value).startswith("1.2.840.10008.") for value in _values(element))
+    return any(
+        str(value) not in UID_dictionary and not _STANDARD_CLASS.fullmatch(str(value)) for value in _values(element)
+    )
 
 
 def _record(dataset: Dataset, options: Options, clean_pixels: bool) -> None:

@@ -73,7 +73,7 @@ class Picture:
         with refusing():
             ((stored, photometric),) = self._pixels.decode([index])
             if photometric not in _GREY:
-                raise ImageError(Reason.unsupported)
+                raise ImageError(Reason.colours)
             return windows.modality_values(stored, self.header, index).astype(np.float32)
 
 

@@ -6,11 +6,12 @@ a codestream must have the header's rows, columns and samples, since decoders ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import unpack, unpack_from
 
 from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
+from mpc_imaging.data import codestreams, jpeg2000
+from mpc_imaging.data.claims import Shape
 from mpc_imaging.data.header import PixelElement
 from mpc_imaging.data.limits import MAX_ENCODED_BYTES, MAX_FRAGMENTS, Bounded
 from mpc_imaging.data.refusals import ImageError, Reason
@@ -19,21 +20,10 @@ Piece = tuple[int, int]  # offset in the file and length, in bytes
 
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
 _EOI = b"\xff\xd9"  # ends every JPEG, JPEG-LS and JPEG 2000 codestream
-_J2K_START = b"\xff\x4f\xff\x51"
-_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that state the size
-_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_STARTS = (b"\xff\xd8\xff", jpeg2000.START[:3])  # begin a codestream, and are nowhere inside of one
+_TAIL = 10  # bytes at the end of a piece in which the end marker of a frame lies, with what pads it
 _RLE_ROOM = 2**16  # bytes of padding that a frame may have; the code itself adds 1 byte to 128 at worst
 _MAX_TILES = 2**16 - 1  # of JPEG 2000 (ISO/IEC 15444-1, table A.6)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the header says of one frame."""
-
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
 
 
 def frames(
@@ -60,15 +50,10 @@ def frames(
         return [pieces]
     if len(pieces) < count:
         raise ImageError(Reason.truncated)
+    starts = [index for index, (offset, _) in enumerate(pieces) if _at(stream, offset, 3) in _STARTS]
+    if len(starts) == count and starts[0] == 0:
+        return [pieces[a:b] for a, b in zip(starts, [*starts[1:], len(pieces)], strict=True)]
     return _by_end_marker(stream, pieces, count)
-
-
-def end(stream: Bounded, pixels: PixelElement) -> int:
-    """Where the pixel data end, before the item that closes them: an offset in the file. Raises as `frames`."""
-    _, pieces = _items(stream, pixels)
-    if not pieces:
-        raise ImageError(Reason.truncated)
-    return sum(pieces[-1])
 
 
 def read_frame(stream: Bounded, pieces: list[Piece]) -> bytes:
@@ -87,12 +72,33 @@ def check_codestream(frame: bytes, syntax: str, shape: Shape) -> None:
     if syntax == RLELossless:
         _check_rle(frame, shape)
         return
-    if _EOI not in frame.rstrip(b"\0")[-4:]:
+    j2k = syntax in JPEG2000TransferSyntaxes
+    if _EOI not in frame.rstrip(b"\0")[-_TAIL:] and not _ends(frame, j2k):
         raise ImageError(Reason.truncated)
-    size_of = _j2k_size if syntax in JPEG2000TransferSyntaxes else _jpeg_size
+    size_of = _j2k_size if j2k else _jpeg_size
     rows, columns, samples, bits = size_of(frame)
     if (rows, columns, samples) != (shape.rows, shape.columns, shape.samples) or bits > shape.bits_allocated:
         raise ImageError(Reason.damaged)
+
+
+def rle_segments(frame: bytes) -> list[bytes]:
+    """Cut a frame that `check_codestream` has passed into its segments."""
+    count, *offsets = unpack("<16L", frame[:64])
+    bounds = [*offsets[:count], len(frame)]
+    return [frame[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def _ends(frame: bytes, j2k: bool) -> bool:
+    """Whether a codestream comes to its end marker, whatever follows it."""
+    try:
+        if j2k:
+            jpeg2000.end(frame)
+        else:
+            for _ in codestreams.segments(frame):
+                pass
+    except ImageError:
+        return False
+    return True
 
 
 def _at(stream: Bounded, offset: int, length: int) -> bytes:
@@ -146,7 +152,7 @@ def _by_end_marker(stream: Bounded, pieces: list[Piece], count: int) -> list[lis
     found: list[list[Piece]] = [[]]
     for offset, length in pieces:
         found[-1].append((offset, length))
-        tail = min(length, 10)
+        tail = min(length, _TAIL)
         if _EOI in _at(stream, offset + length - tail, tail):
             found.append([])
     found = [frame for frame in found if frame]
@@ -157,7 +163,7 @@ def _by_end_marker(stream: Bounded, pieces: list[Piece], count: int) -> list[lis
 
 def _j2k_size(frame: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, components and bits of a JPEG 2000 codestream (SIZ, ISO/IEC 15444-1 A.5.1), also inside JP2."""
-    start = frame.find(_J2K_START, 0, 4096)
+    start = frame.find(jpeg2000.START, 0, 4096)
     if start < 0 or len(frame) < start + 43:
         raise ImageError(Reason.damaged)
     x, y, left, top, tile_x, tile_y, tile_left, tile_top, components = unpack_from(">8LH", frame, start + 8)
@@ -171,22 +177,10 @@ def _j2k_size(frame: bytes) -> tuple[int, int, int, int]:
 
 def _jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, components and bits of a JPEG or JPEG-LS codestream (ISO/IEC 10918-1 B.2.2)."""
-    position = 2
-    if frame[:2] != b"\xff\xd8":
-        raise ImageError(Reason.damaged)
-    while position + 10 <= len(frame):
-        if frame[position] != 0xFF:
-            raise ImageError(Reason.damaged)
-        marker = frame[position + 1]
-        if marker in _SIZES:
-            bits, rows, columns, components = unpack_from(">BHHB", frame, position + 4)
+    for marker, begin, end in codestreams.segments(frame):
+        if marker in codestreams.SIZES and end >= begin + 6:
+            bits, rows, columns, components = unpack_from(">BHHB", frame, begin)
             return rows, columns, components, bits
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in _BARE:
-            position += 2
-        else:
-            position += 2 + unpack_from(">H", frame, position + 2)[0]
     raise ImageError(Reason.damaged)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import RLELossless
 
-from mpc_imaging.data import encapsulated
+from mpc_imaging.data import deflated, encapsulated
+from mpc_imaging.data.claims import claims, low_unused_bits, native_bytes
 from mpc_imaging.data.header import Header, PixelElement
-from mpc_imaging.data.limits import MAX_FRAMES, MAX_SAMPLES
 from mpc_imaging.data.refusals import ImageError, Reason
 
 KEYWORDS = """
@@ -30,9 +29,11 @@ class Pixels:
     """
 
     def __init__(self, header: Header) -> None:
+        if header.syntax == deflated.SYNTAX:
+            header = deflated.native(header)
         self._header = header
         self._element = _pixel_element(header)
-        self.count, self.shape = _claims(header.elements)
+        self.count, self.shape = claims(header.elements)
         try:
             self._decoder = get_decoder(header.syntax)
         except NotImplementedError:
@@ -80,7 +81,7 @@ class Pixels:
                 "photometric_interpretation": self._options["photometric_interpretation"]
             }
         self._header.stream.seek(self._element.offset)
-        shift = _low_unused_bits(self._header.elements)
+        shift = low_unused_bits(self._header.elements)
         options = self._options | {"correct_unused_bits": not shift}
         array, found = self._decoder.as_array(self._header.stream, index=index, **options)
         if shift:
@@ -107,14 +108,11 @@ class Pixels:
         return self._decoder.as_array(encapsulate([frame]), index=0, decoding_plugin=self._plugin, **options)
 
     def _check_length(self) -> None:
-        shape, length = self.shape, self._element.length
+        length = self._element.length
         if length is None:
             raise ImageError(Reason.damaged)
-        samples = shape.rows * shape.columns * shape.samples * self.count
-        if self._header.elements.PhotometricInterpretation == "YBR_FULL_422":  # two luma samples share their chroma
-            samples = samples // 3 * 2
         there = min(length, self._header.stream.size - self._element.offset)
-        if there < -(-samples * shape.bits_allocated // 8):
+        if there < native_bytes(self._header.elements, self.count, self.shape):
             raise ImageError(Reason.truncated)
 
 
@@ -122,26 +120,3 @@ def _pixel_element(header: Header) -> PixelElement:
     if header.pixels is None:
         raise ImageError(Reason.truncated)
     return header.pixels
-
-
-def _claims(elements: Dataset) -> tuple[int, encapsulated.Shape]:
-    """Number of frames and the shape of one, within the limits."""
-    keywords = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
-    shape = encapsulated.Shape(*(int(elements[keyword].value) for keyword in keywords))
-    count = int(elements.get("NumberOfFrames") or 1)
-    if min(shape.rows, shape.columns, shape.bits_allocated, count) < 1 or shape.bits_allocated > 64:
-        raise ImageError(Reason.damaged)
-    if shape.samples not in (1, 3):
-        raise ImageError(Reason.unsupported)
-    if shape.rows * shape.columns * shape.samples > MAX_SAMPLES or count > MAX_FRAMES:
-        raise ImageError(Reason.too_large)
-    return count, shape
-
-
-def _low_unused_bits(elements: Dataset) -> int:
-    """Bits below the stored ones: none in today's standard, some in old files whose HighBit lies higher."""
-    stored, allocated = elements.get("BitsStored"), elements.BitsAllocated
-    high = elements.get("HighBit")
-    if stored is None or high is None or not stored <= high < allocated:
-        return 0
-    return high + 1 - stored

@@ -38,7 +38,29 @@ _DATES = ("DA", "DT", "TM")
 
 # What the table does not name and still tells of somebody: what these hold is a name, an address or free text.
 _TELLING_VRS = frozenset(("PN", "AE", "UR", "LT", "ST", "UT", "UC"))
-_NEEDED = frozenset(("LongCodeValue", "URNCodeValue"))  # codes that are too long for a CodeValue, as public as those
+# Short texts and code strings, of which only those stay that are made of terms of the standard.
+_LISTED_VRS = frozenset(("CS", "LO", "SH"))
+_BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+# What bytes hold is anything. These are pixels and tables, which end with their last value (see `lengths`).
+_NEEDED = frozenset(
+    """
+    PixelData FloatPixelData DoubleFloatPixelData WaveformData LUTData
+    RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData
+    AlphaPaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData
+    SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
+    SegmentedAlphaPaletteColorLookupTableData
+    """.split()  # noqa: SIM905
+)
+# What tells of a device and of no particular one: kept with it, although the table does not name them.
+_DEVICE = frozenset(
+    """
+    Manufacturer ManufacturerModelName SoftwareVersions ConvolutionKernel FilterType GridID PlateType PhosphorType
+    SecondaryCaptureDeviceManufacturer SecondaryCaptureDeviceManufacturerModelName
+    SecondaryCaptureDeviceSoftwareVersions DetectorManufacturerName DetectorManufacturerModelName ReceiveCoilName
+    ReceiveCoilManufacturerName TransmitCoilName TransmitCoilManufacturerName PulseSequenceName TransducerData
+    CollimatorGridName ReconstructionMethod ApplicationName ApplicationVersion ApplicationManufacturer
+    """.split()  # noqa: SIM905
+)
 # Identifiers, persons, addresses and comments of other VRs that the table does not name.
 _TELLING = frozenset(
     """
@@ -50,7 +72,7 @@ _TELLING = frozenset(
     DoseComment FrameOfReferenceTransformationComment SystemStatusComment TestResultComment InstructionText
     SubstanceAdministrationNotes EncryptedContent Signature ObjectBinaryIdentifierTrial
     ObjectDirectoryBinaryIdentifierTrial ReferenceToRecordedSound BoardingPassID ItineraryID
-    ItineraryIDAssigningAuthority RouteID CarrierID AssignedLocation SourceImageIDs
+    ItineraryIDAssigningAuthority RouteID CarrierID AssignedLocation SourceImageIDs SequenceName
     """.split()  # noqa: SIM905, one a line is harder to read
 )
 
@@ -107,10 +129,11 @@ CODES = {
 
 @functools.lru_cache(maxsize=100_000)
 def actions(tag: BaseTag, options: Options) -> tuple[str, str]:
-    """The basic action, of X, Z, D, U and K, and what the options do instead: ``K``, the column that says C, or ``""``.
+    """The basic action, of X, Z, D, U, K, L, and what the options do instead: ``K``, the column that says C, or ``""``.
 
     An attribute that the table does not name is kept, unless the standard does not have it either, or what it holds may
-    tell of somebody: dates, names, addresses, free text, and the identifiers of a list.
+    tell of somebody: dates, names, addresses, free text, bytes, and the identifiers of a list. L: if it is made of
+    terms that are listed (`terms`).
     """
     # Of curves and overlays nobody knows whether they show text: cleaning them, as an option asks for, is removal.
     # Private attributes are anybody's, and padding means nothing.
@@ -120,6 +143,8 @@ def actions(tag: BaseTag, options: Options) -> tuple[str, str]:
     basic = _basic().get(key) or _unnamed(tag)
     if key not in _basic() and dictionary_VR(tag) in _DATES:
         return "X", {Dates.removed: "", Dates.shifted: "modified_dates", Dates.kept: "K"}[options.dates]
+    if options.device and keyword_for_tag(tag) in _DEVICE:
+        return basic, "K"
     cells = _options().get(key, {})
     chosen = {name: cells[name] for name in options.columns() if name in cells}
     if "K" in chosen.values():
@@ -129,9 +154,10 @@ def actions(tag: BaseTag, options: Options) -> tuple[str, str]:
 
 def _unnamed(tag: BaseTag) -> str:
     """The basic action for a standard attribute that the table does not name, dates aside."""
-    keyword = keyword_for_tag(tag)
-    telling = keyword in _TELLING or (dictionary_VR(tag) in _TELLING_VRS and keyword not in _NEEDED)
-    return "X" if telling else "K"
+    keyword, vrs = keyword_for_tag(tag), set(dictionary_VR(tag).split(" or "))
+    if keyword in _TELLING or vrs & _TELLING_VRS or (vrs & _BYTES and keyword not in _NEEDED):
+        return "X"
+    return "L" if vrs & _LISTED_VRS else "K"
 
 
 @functools.cache

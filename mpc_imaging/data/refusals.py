@@ -22,6 +22,10 @@ class Reason(Enum):
     no_decoder = "no decoder for its compression: pip install 'mpc-imaging[jpeg]', or decompress the file"
     unsupported = "a colour model that is not supported: convert it to RGB or MONOCHROME2"
     damaged = "damaged: its header or pixel data cannot be decoded"
+    hidden = (
+        "its compressed pixel data have parts in which text may hide, and which cannot be removed: decompress the file"
+    )
+    unknown_syntax = "its transfer syntax is not known: convert the file to Explicit VR Little Endian"
     too_large = "its header, frames or contents are larger than the limits in mpc_imaging/data/limits.py"
     not_a_mask = "not a DICOM segmentation (SEG): list one, or write data.masks=false"
     no_segment = "a segmentation without the segment that data.mask_segment asks for"
@@ -34,6 +38,7 @@ class Reason(Enum):
     folder = "a folder, not a file: write data.slices to read the series in it as one volume"
     single = "one slice is no volume: name a folder with the slices of one series, or a multi-frame file"
     no_slices = "no file in this folder is a slice with a position in the patient"
+    colours = "slices in colour: a volume is made of grey ones, so convert them to MONOCHROME2"
     several = "slices of several series, orientations or sizes: give each a folder and a row of its own"
     outside = "a link to outside of the manifest's folder: put the file there"
 

@@ -31,6 +31,12 @@ _FLAWS = {
     Flaw.duplicate: "volumes with several slices at one place, of which the first was taken",
     Flaw.unit: "volumes without Hounsfield units",
 }
+_NO_SLICE = {
+    NO_POSITION,
+    Reason.not_dicom.value,
+    Reason.no_image.value,
+    Reason.directory.value,
+}  # may lie beside slices
 _FEW = "volumes with fewer slices than data.slices, of which some are repeated"
 
 
@@ -109,7 +115,8 @@ def _stack(
     if len(found.volumes) > 1:
         raise ImageError(Reason.several)
     if not found.volumes:
-        raise ImageError(Reason.no_slices)
+        why = {reason for _, reason in found.left_out} - _NO_SLICE
+        raise ImageError(Reason(why.pop()) if len(why) == 1 else Reason.no_slices)
     (volume,) = found.volumes
     return volume.sources, volume.positions, volume.problems
 

@@ -7,20 +7,23 @@ from pathlib import Path
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
-from mpc_imaging.data import encapsulated, pixels
+from mpc_imaging.data import deflated, pixels, stored
 from mpc_imaging.data.header import PIXELS, Header, open_header, refusing
-from mpc_imaging.data.limits import MAX_RETURNED_SAMPLES, MAX_WHOLE_PIXEL_BYTES
+from mpc_imaging.data.limits import MAX_RETURNED_SAMPLES
 from mpc_imaging.data.refusals import ImageError, Reason
 
 _INSTANCE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
+_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "EncapsulatedPixelDataValueTotalLength")
 _TAGS = {keyword: tag for tag, keyword in PIXELS.items()}
 
 
 def read_whole(path: Path, decoded: bool = False) -> Dataset:
-    """Read one object: its header, and its pixel data as they are stored. It knows its transfer syntax.
+    """Read one object: its header, and its pixels as they are stored, with nothing beside them (see `stored`).
 
-    What follows the pixel data is left behind: padding and signatures, which no copy that differs can keep.
+    It knows its transfer syntax. What follows the pixel data is left behind: padding and signatures, which no copy that
+    differs can keep.
     ``decoded``: its pixels will be decoded, so that every frame must be what the header says, and all fit in memory.
 
     Raises:
@@ -37,6 +40,10 @@ def read_whole(path: Path, decoded: bool = False) -> Dataset:
             raise ImageError(Reason.no_instance)
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = header.syntax
+        if not stored.known_syntax(header.syntax):
+            raise ImageError(Reason.unknown_syntax)
+        if header.syntax == deflated.SYNTAX:
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         if header.pixels is not None:
             if decoded:
                 _check_frames(header)
@@ -71,14 +78,11 @@ def _check_frames(header: Header) -> None:
 
 
 def _add_pixels(dataset: Dataset, header: Header) -> None:
-    element, stream = header.pixels, header.stream
-    undefined = element.length is None
-    length = encapsulated.end(stream, element) - element.offset if undefined else element.length
-    if element.offset + length > stream.size:
-        raise ImageError(Reason.truncated)
-    if length > MAX_WHOLE_PIXEL_BYTES:
-        raise ImageError(Reason.too_large)
-    stream.seek(element.offset)
-    value = stream.read(length)
-    tag = _TAGS[element.keyword]
-    dataset.add(DataElement(tag, element.vr, value, is_undefined_length=undefined, already_converted=True))
+    clean = stored.clean(header)
+    element = header.pixels
+    new = DataElement(_TAGS[element.keyword], element.vr, clean.value, already_converted=True)
+    new.is_undefined_length = clean.encapsulated
+    dataset.add(new)
+    for keyword in _OFFSETS:  # of frames as they were
+        if keyword in dataset:
+            del dataset[keyword]

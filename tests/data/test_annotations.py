@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -95,3 +97,31 @@ def test_masks_that_cannot_be_are_refused():
     del without.SequenceOfUltrasoundRegions
     with pytest.raises(ValueError, match="no ultrasound regions"):
         blacken(without, Mask(outside_regions=True))
+
+
+@pytest.mark.parametrize(("right", "bottom"), [(10, 9), (7, 12), (10, 12)])
+def test_regions_that_count_one_pixel_too_many_end_at_the_edge(right: int, bottom: int):
+    dataset = ultrasound()
+    (region,) = dataset.SequenceOfUltrasoundRegions
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = right, bottom
+    assert regions(dataset) == [(2, 3, min(right + 1, 10), min(bottom + 1, 12))]
+    blacken(dataset, Mask(outside_regions=True))
+    assert (dataset.pixel_array[:, 3:bottom, 2:right] == 200).all() and not dataset.pixel_array[:, :3].any()
+    region.RegionLocationMaxX1 = 11
+    with pytest.raises(ValueError, match="is not inside of 10x12 pixels"):
+        blacken(dataset, Mask(outside_regions=True))
+
+
+@pytest.mark.parametrize("name", ["MR_small_bigendian.dcm", "liver_expb_1frame.dcm"])
+def test_big_endian_files_are_masked_and_written(name: str):
+    """They were refused by a bare ValueError: pydicom does not turn the bytes of a whole file. One has single bits."""
+    dataset = dcmread(get_testdata_file(name))
+    before = np.array(dataset.pixel_array)
+    blacken(dataset, Mask(((0, 0, 40, 10),)))
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    buffer.seek(0)
+    after = dcmread(buffer).pixel_array
+    assert after.shape == before.shape
+    np.testing.assert_array_equal(after[10:], before[10:])
+    assert len(set(after[:10, :40].flat)) == 1

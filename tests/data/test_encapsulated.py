@@ -15,12 +15,14 @@ from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     RLELossless,
 )
 
 from mpc_imaging.data import ImageError, Reason, limits, read_dicom
 from mpc_imaging.settings import Frames
+from tests.data import hiding
 from tests.data.builders import make_dicom, make_encapsulated, random_pixels, shipped
 
 _SEQUENCE = b"\x00\x52\x30\x92SQ\0\0"  # the per-frame functional groups
@@ -173,3 +175,35 @@ def test_a_frame_without_its_end_is_truncated(tmp_path: Path, name: str) -> None
     path = tmp_path / "a.dcm"
     path.write_bytes(whole[:end] + b"\0\0" + whole[end + 2 :])
     assert refusal(path) is Reason.truncated
+
+
+@pytest.mark.parametrize("behind", [b"\1" * 7, b"\0" * 64 + b"\1" * 64])
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG 2000"])
+def test_bytes_behind_the_end_marker_are_no_truncation(tmp_path: Path, behind: bytes, kind: str) -> None:
+    """As in multi-frame files whose frames were cut out of buffers that are longer; with a table and without one."""
+    frame, syntax = (hiding.jpeg(), JPEGBaseline8Bit) if kind == "JPEG" else (hiding.j2k(), JPEG2000Lossless)
+    plain = make_encapsulated(tmp_path / "plain.dcm", [frame], syntax, hiding.SIZE, 8)
+    (expected,) = read_dicom(plain, Frames.all, 1)
+    half = len(frame) // 4 * 2
+    for data in (
+        encapsulate([frame + behind] * 3),
+        encapsulate([frame[:half], frame[half:] + behind] * 3, has_bot=False),
+    ):
+        path = make_encapsulated(tmp_path / "a.dcm", [], syntax, hiding.SIZE, 8, NumberOfFrames=3, PixelData=data)
+        found = read_dicom(path, Frames.all, 1)
+        assert len(found) == 3
+        for image in found:
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_frames_that_are_deflated_one_by_one_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (3, *hiding.SIZE), dtype=np.uint8)
+    packed = [hiding.deflated(frame.tobytes()) for frame in frames]
+    path = hiding.write_deflated_frames(tmp_path / "a.dcm", packed, hiding.SIZE, bits=8)
+    np.testing.assert_array_equal(read_dicom(path, Frames.all, 1), frames[:, None] / np.float32(255))
+    short = hiding.write_deflated_frames(tmp_path / "b.dcm", [*packed[:2], packed[2][:-9]], hiding.SIZE, bits=8)
+    assert refusal(short) is Reason.truncated
+    bomb = hiding.write_deflated_frames(tmp_path / "c.dcm", [hiding.deflated(bytes(2**26))], hiding.SIZE, bits=8)
+    assert len(read_dicom(bomb, Frames.all, 1)) == 1  # of which no more is inflated than a frame has
+    monkeypatch.setattr("mpc_imaging.data.deflated.MAX_INFLATED_BYTES", 1000)
+    assert refusal(path) is Reason.too_large

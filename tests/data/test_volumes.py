@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydicom.uid import EnhancedCTImageStorage
+from pydicom import dcmread
+from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless
 
 from mpc_imaging.data import load_party, quality
 from mpc_imaging.data.augment import augmented
@@ -290,3 +291,21 @@ def test_quality_of_volumes() -> None:
     order = volumes[:1, [3, 2, 1, 0]]  # another volume, with the same mean over its slices
     both = quality.Pictures([volumes[:1], order], rows[:2])
     assert quality.findings({"test": both}) == []
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_colour_slices_are_refused_as_such(tmp_path: Path, compressed: bool) -> None:
+    """They were told to become RGB, which they are, or that no file in the folder has a position, which all have."""
+    (tmp_path / "a").mkdir()
+    for z in range(3):
+        colours = np.random.default_rng(z).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        path = make_dicom(
+            tmp_path / "a" / f"{z}.dcm", colours, 8, SeriesInstanceUID="1.2.3", ImagePositionPatient=[0, 0, z],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1],
+        )  # fmt: skip
+        if compressed:
+            dataset = dcmread(path)
+            dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+            dataset.save_as(path)
+    (tmp_path / "a" / "notes.txt").write_text("")
+    assert refusal(tmp_path / "a") is Reason.colours
