@@ -76,6 +76,7 @@ PRIVATE = (
     "transport.timeout_s",
     "transport.connect_timeout_s",
     "randomness.store",
+    "randomness.max_jump",
     "data.path",
     "data.paths",
     "data.invalid",

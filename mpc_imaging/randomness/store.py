@@ -20,6 +20,8 @@ Why no session is ever used twice. Write ``next(P)`` for the first index that pa
    durable, as a witness, that all peers have reached m + 1, and ``claim`` keeps what each peer announced. Later hellos
    compare it. What peers announce is durable on their side, so a crash never looks like a store that was put back.
 
+A peer that announces a high index costs no more than ``max_jump`` sessions: ``claim`` refuses more, and marks nothing.
+
 What cannot be noticed: all compute parties put back to one snapshot, or two copies of all folders in use. Never take
 snapshots or backups of stores; where that cannot be ruled out, stream the randomness instead.
 """
@@ -36,7 +38,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mpc_imaging.randomness.claims import agree, check_marked, is_index
+from mpc_imaging.randomness.claims import MAX_JUMP, agree, check_marked, is_index
 from mpc_imaging.randomness.store_files import (
     REDO,
     Header,
@@ -264,15 +266,16 @@ class Store:
             "witness": dict(self._witness),
         }
 
-    def claim(self, theirs: Mapping[str, Any]) -> int:
+    def claim(self, theirs: Mapping[str, Any], max_jump: int = MAX_JUMP) -> int:
         """Agree on the next session with the hellos of all peers, and mark it and all before it used, durably.
 
-        Then send `hello` again. Raises `StoreError` if a peer differs, all sessions are used, or the mark cannot be
-        written.
+        Then send `hello` again. max_jump: how many sessions may be left out to meet the peers.
+        Raises `StoreError` if a peer differs or lies too far ahead, all sessions are used, or the mark cannot be
+        written; before that, nothing is marked.
         """
         if self._lock < 0:
             raise ValueError("this store was closed: another process may be using it")
-        index = agree(self.hello(), theirs)
+        index = agree(self.hello(), theirs, max_jump)
         if self._read_marks() != (self.next_index, self._witness):
             raise StoreError(f"{_MARKS} in {self._party}'s store was changed by another process; {REDO}")
         self._save(index + 1, {peer: theirs[peer]["next"] for peer in self._witness})

@@ -21,7 +21,7 @@ def provider(session: Session, plan: Plan) -> Iterator[PlannedProvider]:
     Raises `StoreError` for a store that cannot be used, or that does not fit those of the others.
     """
     with Store.open(folder(session.settings, session.me), session.me, session.compute, plan.digest) as store:
-        store.claim(session.swap(store.hello(), PATIENT_S))
+        store.claim(session.swap(store.hello(), PATIENT_S), session.settings.randomness.max_jump)
         with store.confirm(session.swap(store.hello(), PATIENT_S)) as stored:
             session.ledger.write(
                 "stored", session=session.mesh.session_id.hex(), store=store.store_id, index=stored.number

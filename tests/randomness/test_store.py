@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mpc_imaging.randomness.claims import MAX_JUMP
 from mpc_imaging.randomness.store import StoreError, StoreWriter
 from mpc_imaging.randomness.store_files import BLOCK
 from tests.randomness.stores import MESSAGES, PARTIES, PLAN, hellos, no_sync, open_store, take, write  # noqa: F401
@@ -137,6 +138,18 @@ def test_jumps_go_forward_only(tmp_path):
             take(store)
     with open_store(tmp_path) as store, pytest.raises(StoreError, match="are used"):
         take(store)
+
+
+def test_a_jump_that_is_too_far_marks_nothing(tmp_path):
+    write(tmp_path, count=MAX_JUMP + 4, messages=[])
+    marks = (tmp_path / "a" / "used.json").read_bytes()
+    with open_store(tmp_path) as store:
+        with pytest.raises(StoreError, match="a would lose 17 sessions, and has marked none"):
+            store.claim(hellos(store, MAX_JUMP + 1))
+        assert (tmp_path / "a" / "used.json").read_bytes() == marks and store.next_index == 0
+    with open_store(tmp_path) as store:
+        assert len(list((tmp_path / "a" / "sessions").iterdir())) == MAX_JUMP + 4
+        assert store.claim(hellos(store, MAX_JUMP + 2), max_jump=MAX_JUMP + 2) == MAX_JUMP + 2
 
 
 def test_a_closed_store_claims_nothing(tmp_path):
