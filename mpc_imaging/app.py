@@ -23,6 +23,7 @@ from mpc_imaging.commands import fall_silent
 from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, points, register
 from mpc_imaging.errors import ConfigError, MPCImagingError
 from mpc_imaging.parties.launcher import LaunchError, last_line, launch
+from mpc_imaging.parties.parts import trial_certificates
 from mpc_imaging.reading import Problem, read
 from mpc_imaging.settings import ProtocolName, Settings, from_mapping, save
 
@@ -187,6 +188,14 @@ def _local_problems(settings: Settings) -> list[str]:
             problems.append(
                 Problem(key, f"there is no {path}; write a path that exists, from {Path.cwd()} or absolute")
             )
+    store = settings.randomness.store
+    if store and Path(store).expanduser().exists() and trial_certificates(settings) is None:
+        what = (
+            "the parts of this store cannot be opened here: version 0.1.0 wrote it and did not seal them, or they are "
+            "sealed to parties on machines of their own; run python -m mpc_imaging.preprocess again, without "
+            "transport.certificates, or start each party with python -m mpc_imaging.party"
+        )
+        problems.append(Problem("randomness.store", what))
     return list(map(str, problems))
 
 

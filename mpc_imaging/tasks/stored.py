@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpc_imaging.parties.parts import recipient
 from mpc_imaging.parties.session import PATIENT_S, Session
 from mpc_imaging.randomness.plan import Plan
 from mpc_imaging.randomness.provider import PlannedProvider
-from mpc_imaging.randomness.store import Store
+from mpc_imaging.randomness.sealing import Recipient
+from mpc_imaging.randomness.store import Store, read_facts
 from mpc_imaging.randomness.store_files import StoreError
 from mpc_imaging.settings import RandomnessMode, Settings
 
@@ -20,7 +22,7 @@ def provider(session: Session, plan: Plan) -> Iterator[PlannedProvider]:
 
     Raises `StoreError` for a store that cannot be used, or that does not fit those of the others.
     """
-    with Store.open(folder(session.settings, session.me), session.me, session.compute, plan.digest) as store:
+    with Store.open(folder(session.settings, session.me), _recipient(session), session.compute, plan.digest) as store:
         store.claim(session.swap(store.hello(), PATIENT_S), session.settings.randomness.max_jump)
         with store.confirm(session.swap(store.hello(), PATIENT_S)) as stored:
             session.ledger.write(
@@ -33,11 +35,20 @@ def provider(session: Session, plan: Plan) -> Iterator[PlannedProvider]:
 
 
 def check(session: Session) -> None:
-    """Raise `StoreError` if this party needs a store and has none: now, and not after hours of plaintext training."""
+    """Raise `StoreError` if this party needs a store and has none that it can open.
+
+    Now, and not after hours of plaintext training.
+    """
     settings, me = session.settings, session.me
-    stored = settings.randomness.mode is RandomnessMode.stored
-    if stored and session.rank is not None and not folder(settings, me).is_dir():
+    if settings.randomness.mode is not RandomnessMode.stored or session.rank is None:
+        return
+    if not folder(settings, me).is_dir():
         raise StoreError(f"there is no folder for {me}'s store; set randomness.store to the path of its STORE/{me}")
+    read_facts(folder(settings, me), _recipient(session), session.compute)
+
+
+def _recipient(session: Session) -> Recipient:
+    return recipient(session.credentials, session.me, session.settings.dealer())
 
 
 def folder(settings: Settings, party: str) -> Path:

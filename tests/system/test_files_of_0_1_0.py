@@ -10,9 +10,11 @@ import pytest
 from mpc_imaging import settings as config
 from mpc_imaging.errors import MPCImagingError
 from mpc_imaging.parties import ledger
+from mpc_imaging.parties.parts import recipient
 from mpc_imaging.preprocess import read_plan
 from mpc_imaging.randomness.store import Store
 from mpc_imaging.tasks.weights import read_share_file
+from mpc_imaging.transport.certificates import Credentials, make_local
 from tests.system.command import mpc_imaging
 
 HOSPITALS = ("hospital_a", "hospital_b")
@@ -91,9 +93,11 @@ def test_plans_are_read(files, settings):
 
 
 @pytest.mark.parametrize("party", HOSPITALS)
-def test_no_session_of_a_store_is_lost(files, settings, party):
+def test_no_session_of_a_store_is_lost(files, tmp_path, party):
     digest = json.loads((files / "store" / party / "store.json").read_text())["plan"]
-    store = read_or_refused(lambda: Store.open(files / "store" / party, party, HOSPITALS, digest))
+    make_local(tmp_path / "certificates", HOSPITALS)
+    mine = recipient(Credentials(tmp_path / "certificates" / party), party, "dealer")
+    store = read_or_refused(lambda: Store.open(files / "store" / party, mine, HOSPITALS, digest))
     if store is not None:
         with store:
             assert (store.count, store.next_index) == (2, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpc_imaging.errors import PeerLostError, RandomnessError
+from mpc_imaging.parties.parts import sealers
 from mpc_imaging.preprocess import write_store
 from mpc_imaging.randomness.demands import Mask, TruncationPair
 from mpc_imaging.randomness.plan import Plan, Segment
@@ -24,9 +25,9 @@ def no_sync(monkeypatch):
 
 
 @pytest.fixture
-def meet(consortium, tmp_path):
+def meet(consortium, certificates, tmp_path):
     """Lets a and b run something with their stores; what each returned or raised."""
-    write_store(tmp_path / "store", ["a", "b"], PLAN, 2)
+    write_store(tmp_path / "store", sealers(certificates / "dealer", "dealer", ["a", "b"]), PLAN, 2)
 
     def begin(part, prepare=lambda parties: None):
         parties = consortium("two")
@@ -99,8 +100,8 @@ def test_a_session_whose_run_failed_is_used_up(meet):
     assert parties.entries("a", "stored")[0]["index"] == 1
 
 
-def test_stores_of_different_runs_of_preprocess(meet, tmp_path):
-    write_store(tmp_path / "other", ["a", "b"], PLAN, 2)
+def test_stores_of_different_runs_of_preprocess(meet, certificates, tmp_path):
+    write_store(tmp_path / "other", sealers(certificates / "dealer", "dealer", ["a", "b"]), PLAN, 2)
     shutil.rmtree(tmp_path / "store" / "b")
     (tmp_path / "other" / "b").rename(tmp_path / "store" / "b")
     _, results = meet(_taking(DEMANDS))
