@@ -181,6 +181,7 @@ def _local_problems(settings: Settings) -> list[str]:
         "checkpoint.path": settings.checkpoint.path,
         "checkpoint.key_file": settings.checkpoint.key_file,
         "randomness.store": settings.randomness.store,
+        "randomness.witness": settings.randomness.witness,
     }
     paths |= {f"data.paths.{name}": path for name, path in settings.data.paths.items()}
     for key, path in paths.items():
@@ -213,6 +214,7 @@ def _make_absolute(settings: Settings) -> None:
     settings.checkpoint.path = absolute(settings.checkpoint.path)
     settings.checkpoint.key_file = absolute(settings.checkpoint.key_file)
     settings.randomness.store = absolute(settings.randomness.store)
+    settings.randomness.witness = absolute(settings.randomness.witness)
 
 
 def _report_jointly(run_dir: Path) -> None:

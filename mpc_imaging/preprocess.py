@@ -52,7 +52,8 @@ settings or numbers of images has another plan, and is refused.
    All parties on this machine: python -m mpc_imaging experiment=… randomness=stored randomness.store=STORE
 
 Every run takes the next session and deletes it; one that fails or is killed has used its session up. Never take
-snapshots or backups of a store: a session that comes back could be used twice, and would then hide nothing.
+snapshots or backups of a store: a session that comes back could be used twice, and would then hide nothing. Every party
+remembers what it saw, beside its certificates or in randomness.witness=FOLDER: keep that from run to run.
 """
 
 

@@ -77,6 +77,7 @@ PRIVATE = (
     "transport.connect_timeout_s",
     "randomness.store",
     "randomness.max_jump",
+    "randomness.witness",
     "data.path",
     "data.paths",
     "data.invalid",

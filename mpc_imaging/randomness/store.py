@@ -23,8 +23,9 @@ Why no session is ever used twice. Write ``next(P)`` for the first index that pa
 
 A peer that announces a high index costs no more than ``max_jump`` sessions: ``claim`` refuses more, and marks nothing.
 
-What cannot be noticed: all compute parties put back to one snapshot, or two copies of all folders in use. Never take
-snapshots or backups of stores; where that cannot be ruled out, stream the randomness instead.
+What a store cannot notice: all compute parties put back to one snapshot, or two copies of all folders in use. Parties
+that remember apart from it can (`witness`), unless they too were put back. Never take snapshots or backups of stores;
+where that cannot be ruled out, stream the randomness instead.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
@@ -103,7 +104,7 @@ def _take_part(
     splits = needed_splits(settings)
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
-    with Session.open(settings, party, folder, certificates, listener) as session:
+    with Session.open(settings, party, folder, certificates, listener) as session, contextlib.ExitStack() as stack:
         stored.check(session)
         training = settings.task.kind is TaskKind.train and session.rank is not None
         streaming = settings.task.kind is TaskKind.stream
@@ -126,6 +127,7 @@ def _take_part(
         catalogue = inputs.announce(session, splits, own, backbone)
         start = starting_point(session, checkpoints, catalogue.counts)
         plan = _plan(session, catalogue, prepared, start)
+        taken = stack.enter_context(stored.begin(session, plan))
         if checkpoints is not None and plan is not None:
             checkpoints.plan = plan.digest
         budget = session_budget(session, start)
@@ -137,7 +139,7 @@ def _take_part(
         state = start.part(WEIGHTS) if start.resumed else weights.share_weights(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)
         if session.rank is not None:
-            _compute(job, plan, prepared, state, data)
+            _compute(job, plan, taken, prepared, state, data)
             return
         if job.expects_results() or prefetcher is not None:
             perform(job, prepared, None, data)
@@ -196,12 +198,17 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 
 
 def _compute(
-    job: Any, plan: Any, prepared: torch.fx.GraphModule, state: Mapping[str, torch.Tensor], data: dict[str, tuple]
+    job: Any,
+    plan: Any,
+    taken: Any,
+    prepared: torch.fx.GraphModule,
+    state: Mapping[str, torch.Tensor],
+    data: dict[str, tuple],
 ) -> None:
     from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.tasks import compute
 
-    with compute.randomness(job.session, plan) as provider, compute.engine(job.session, provider) as meter:
+    with compute.randomness(job.session, plan, taken) as provider, compute.engine(job.session, provider) as meter:
         model = secure_model(prepared, state, meter.layer)
         if isinstance(plan, Phases):
             job.phase = functools.partial(compute.begin_phase, provider)

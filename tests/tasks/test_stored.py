@@ -33,6 +33,7 @@ def meet(consortium, certificates, tmp_path):
         parties = consortium("two")
         parties.settings.randomness.mode = RandomnessMode.stored
         parties.settings.randomness.store = str(tmp_path / "store")
+        parties.settings.randomness.witness = str(tmp_path)
         prepare(parties)
         return parties, parties.run(part)
 
@@ -41,7 +42,7 @@ def meet(consortium, certificates, tmp_path):
 
 def _taking(demands):
     def part(session):
-        with stored.provider(session, PLAN) as provider:
+        with stored.begin(session, PLAN) as taken, stored.provider(session, PLAN, taken) as provider:
             return [[array.copy() for array in provider.get(demand).shares] for demand in demands]
 
     return part
@@ -80,7 +81,7 @@ def test_what_is_not_as_planned_ends_the_session(meet, demands, text):
 
 def test_a_session_that_is_not_needed_whole_ends_well(meet):
     def part(session):
-        with stored.provider(session, PLAN) as provider:
+        with stored.begin(session, PLAN) as taken, stored.provider(session, PLAN, taken) as provider:
             provider.get(DEMANDS[0])
             return provider.discard()
 
@@ -92,7 +93,7 @@ def test_a_session_that_is_not_needed_whole_ends_well(meet):
 
 def test_a_session_whose_run_failed_is_used_up(meet):
     def fail(session):
-        with stored.provider(session, PLAN):
+        with stored.begin(session, PLAN):
             raise RandomnessError("something else")
 
     meet({"a": fail, "b": _taking(DEMANDS)})
