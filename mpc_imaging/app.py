@@ -24,6 +24,7 @@ from mpc_imaging.commands import fall_silent
 from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, points, register
 from mpc_imaging.errors import ConfigError, MPCImagingError
 from mpc_imaging.parties.launcher import LaunchError, last_line, launch
+from mpc_imaging.parties.parts import trial_certificates
 from mpc_imaging.reading import Problem, read
 from mpc_imaging.settings import ProtocolName, Settings, from_mapping, save
 
@@ -174,6 +175,14 @@ def _local_problems(settings: Settings) -> list[str]:
         what = f"{address}: not all parties are on this machine; start {name} on its own with {command}"
         problems.append(Problem(f"topology.parties.{name}.address", what))
     problems += local_files.find_problems(settings)
+    store = settings.randomness.store
+    if store and Path(store).expanduser().exists() and trial_certificates(settings) is None:
+        what = (
+            "the parts of this store cannot be opened here: version 0.1.0 wrote it and did not seal them, or they are "
+            "sealed to parties on machines of their own; run python -m mpc_imaging.preprocess again, without "
+            "transport.certificates, or start each party with python -m mpc_imaging.party"
+        )
+        problems.append(Problem("randomness.store", what))
     return list(map(str, problems))
 
 
@@ -191,6 +200,7 @@ def _make_absolute(settings: Settings) -> None:
     settings.checkpoint.path = absolute(settings.checkpoint.path)
     settings.checkpoint.key_file = absolute(settings.checkpoint.key_file)
     settings.randomness.store = absolute(settings.randomness.store)
+    settings.randomness.witness = absolute(settings.randomness.witness)
 
 
 def _report_jointly(run_dir: Path) -> None:

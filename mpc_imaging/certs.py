@@ -12,6 +12,9 @@ Each party's private key is made on its own machine and never leaves it:
   4. The party puts the two files that come back, party.crt and ca.crt, beside its party.key and sets
        transport.certificates=certificates
 
+A dealer that writes stores (python -m mpc_imaging.preprocess) seals each part to its party's certificate: it gets the
+party.crt of each compute party, which is no secret, and puts it beside its own as certificates/peers/hospital_a.crt.
+
 For a trial on one machine, all at once (a run without transport.certificates does this by itself):
        python -m mpc_imaging.certs local certificates hospital_a hospital_b dealer
 """

@@ -75,6 +75,7 @@ def _paths(settings: Settings, party: str | None) -> Iterator[tuple[str, str]]:
         "checkpoint.path": (settings.checkpoint.path, is_one_of(compute)),
         "checkpoint.key_file": (settings.checkpoint.key_file, is_one_of(compute)),
         "randomness.store": (settings.randomness.store, is_one_of(compute)),
+        "randomness.witness": (settings.randomness.witness, True),
     }
     paths |= {f"data.paths.{name}": (path, party in (None, name)) for name, path in data.paths.items()}
     yield from ((key, path) for key, (path, wanted) in paths.items() if path and wanted)

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 
 from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.errors import ConfigError, MPCImagingError, RandomnessError
+from mpc_imaging.parties import parts
 from mpc_imaging.plan import settings_of
 from mpc_imaging.report import wording
 from mpc_imaging.settings import ProtocolName, Settings
 
 if TYPE_CHECKING:
     from mpc_imaging.randomness.plan import Plan
+    from mpc_imaging.randomness.sealing import PartSealer
 
 EPILOG = """\
 A store holds sessions of one plan: each is good for one run of the task that was planned, once, ever. A run with other
@@ -38,15 +40,20 @@ settings or numbers of images has another plan, and is refused.
      python -m mpc_imaging.preprocess experiment=pneumonia_infer --plan plan.json preprocess.count=100 \\
          preprocess.store=STORE
    Without --plan it makes the plan itself; then give it the --images of step 1, or the images.
-3. Move STORE/hospital_a to hospital_a and STORE/hospital_b to hospital_b, so that nobody else can read them, and keep
-   no copy: whoever has the folders of all compute parties can read everything that they compute with them.
+   Each part is sealed to its party's certificate and signed with the dealer's. Give transport.certificates=FOLDER, the
+   dealer's own folder of python -m mpc_imaging.certs, and put the party.crt of each compute party (no secret) there:
+     FOLDER/peers/hospital_a.crt, FOLDER/peers/hospital_b.crt
+   Without transport.certificates the store is for a trial on this machine: it holds keys for all parties itself.
+3. Move STORE/hospital_a to hospital_a and STORE/hospital_b to hospital_b, and keep no copy. Nobody else can open a
+   part; but whoever gets a copy, and later the party's key, can. A party that gets a new key needs a new store.
 4. Run, at each party, with randomness.store= the folder where its part now is. The dealer is not started:
      python -m mpc_imaging.party party=hospital_a experiment=pneumonia_infer randomness=stored \\
          randomness.store=FOLDER …
    All parties on this machine: python -m mpc_imaging experiment=… randomness=stored randomness.store=STORE
 
 Every run takes the next session and deletes it; one that fails or is killed has used its session up. Never take
-snapshots or backups of a store: a session that comes back could be used twice, and would then hide nothing.
+snapshots or backups of a store: a session that comes back could be used twice, and would then hide nothing. Every party
+remembers what it saw, beside its certificates or in randomness.witness=FOLDER: keep that from run to run.
 """
 
 
@@ -80,11 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(arguments.overrides, arguments.config_dir, stated=True)
         root = Path(settings.preprocess.store).expanduser()
-        _check(arguments, settings, root)
+        sealers = _check(arguments, settings, root)
         plan = _plan(arguments, settings)
         _check_room(settings, plan, root)
         started = time.monotonic()
-        write_store(root, settings.compute_parties(), plan, settings.preprocess.count)
+        with parts.trial_sealers(root, settings) if sealers is None else contextlib.nullcontext(sealers) as sealers:
+            write_store(root, sealers, plan, settings.preprocess.count)
         _show(settings, plan, root, time.monotonic() - started)
         sys.stdout.flush()
     except _PlanError as error:
@@ -99,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace, settings: Settings, root: Path) -> None:
-    problems = []
+def _check(arguments: argparse.Namespace, settings: Settings, root: Path) -> list[PartSealer] | None:
+    """What seals each party's part; None for a trial. Raises `ConfigError` for what cannot be done."""
+    problems, sealers, certificates = [], None, settings.transport.certificates
     if settings.protocol.name is ProtocolName.insecure_simulation:
         problems.append("protocol.name: insecure_simulation uses no correlated randomness; choose another protocol")
     if arguments.plan and arguments.images:
@@ -110,8 +119,14 @@ def _check(arguments: argparse.Namespace, settings: Settings, root: Path) -> Non
             problems.append(f"preprocess.store: {root} exists and is not an empty folder; name another or remove it")
     except OSError as error:
         problems.append(f"preprocess.store: {root} cannot be read: {error.strerror}; name another folder")
+    if certificates is not None:
+        try:
+            sealers = parts.sealers(Path(certificates).expanduser(), settings.dealer(), settings.compute_parties())
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
+    return sealers
 
 
 def _plan(arguments: argparse.Namespace, settings: Settings) -> Plan:
@@ -160,10 +175,10 @@ def read_plan(path: Path, settings: Settings) -> Plan:
 
 def sizes(settings: Settings, plan: Plan) -> dict[str, int]:
     """Bytes of each compute party's part of the store."""
-    from mpc_imaging.randomness.store_files import Header
+    from mpc_imaging.randomness.store_files import file_octets
 
     return {
-        name: settings.preprocess.count * Header(b"", b"", rank, 0, b"", b"", plan.octets(rank)).file_octets()
+        name: settings.preprocess.count * file_octets(plan.octets(rank))
         for rank, name in enumerate(settings.compute_parties())
     }
 
@@ -188,7 +203,7 @@ def _sessions(count: int) -> str:
     return f"{count:,} session{'' if count == 1 else 's'}"
 
 
-def write_store(root: Path, parties: Sequence[str], plan: Plan, count: int) -> None:
+def write_store(root: Path, sealers: Sequence[PartSealer], plan: Plan, count: int) -> None:
     """Deal ``count`` sessions of the plan into ``root``, for compute parties by rank, on all cores that we may use.
 
     Shows a bar. Raises `StoreError`, and then leaves no part of the store.
@@ -197,11 +212,11 @@ def write_store(root: Path, parties: Sequence[str], plan: Plan, count: int) -> N
     from mpc_imaging.randomness.pool import DealingPool
     from mpc_imaging.randomness.store import StoreWriter
 
-    octets = count * sum(plan.octets(rank) for rank in range(len(parties)))
+    octets = count * sum(plan.octets(rank) for rank in range(len(sealers)))
     with (
         _bar(count, octets) as advance,
         DealingPool() as pool,
-        StoreWriter(root, parties, plan.digest, count) as writer,
+        StoreWriter(root, sealers, plan.digest, count) as writer,
     ):
         for number in range(count):
             with writer.session(number) as session:
@@ -243,8 +258,8 @@ def _show(settings: Settings, plan: Plan, root: Path, seconds: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    parts, count = sizes(settings, plan), settings.preprocess.count
-    total = sum(parts.values())
+    octets, count = sizes(settings, plan), settings.preprocess.count
+    total = sum(octets.values())
     written = f"{wording.size(total)} in {wording.seconds(seconds)} ({wording.size(total / seconds)}/s)"
     print(f"{_sessions(count)} of plan {plan.digest[:16]}, {written}")
     table = Table(box=box.SIMPLE_HEAD)
@@ -252,12 +267,19 @@ def _show(settings: Settings, plan: Plan, root: Path, seconds: float) -> None:
     table.add_column("to", overflow="fold")
     for heading in ("sessions", "size", "each"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, size in parts.items():
+    for name, size in octets.items():
         cells = (wording.count(count), wording.size(size), wording.size(size / count))
         table.add_row(Text(str(root / name)), name, *cells)
     Console().print(table)
-    print("Move each folder so that nobody else can read it, and keep no copy. Then run, without the dealer, with")
-    print(f"randomness=stored randomness.store=FOLDER at each party (all on this machine: randomness.store={root})")
+    if settings.transport.certificates is None:
+        print(
+            f"For trials on this machine only: {root / parts.TRIAL} holds keys of all parties. (For parties on machines"
+        )
+        print("of their own give transport.certificates; see --help.) Run, without the dealer, with")
+        print(f"randomness=stored randomness.store={root}")
+        return
+    print("Each part is sealed to its party's certificate. Move each folder, and keep no copy. Then run, without the")
+    print("dealer, with randomness=stored randomness.store=FOLDER at each party.")
 
 
 if __name__ == "__main__":

@@ -72,11 +72,15 @@ class RandomnessSettings:
 
     buffer_mb: how much of it a compute party takes from the dealer before the task starts (stream). store: the folder
     that ``python -m mpc_imaging.preprocess`` wrote for this compute party, or the one with those of all (stored).
+    max_jump: sessions of its store that this compute party gives up at most, to meet peers that are further (stored).
+    witness: the folder where this party remembers which stored sessions it has seen; null: that of its certificates.
     """
 
     mode: RandomnessMode = RandomnessMode.stream
     buffer_mb: int = 512
     store: str | None = None
+    max_jump: int = 16
+    witness: str | None = None
 
 
 @dataclass

@@ -76,6 +76,8 @@ PRIVATE = (
     "transport.timeout_s",
     "transport.connect_timeout_s",
     "randomness.store",
+    "randomness.max_jump",
+    "randomness.witness",
     "data.path",
     "data.paths",
     "data.invalid",

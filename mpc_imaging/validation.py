@@ -66,6 +66,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
         lambda v: v >= 0,
         (
             "randomness.buffer_mb",
+            "randomness.max_jump",
             "data.window.index",
             "task.schedule.warmup_steps",
             "data.augment.shift",

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from mpc_imaging import preprocess
+from mpc_imaging.parties.parts import TRIAL, recipient
 from mpc_imaging.randomness import correlations
 from mpc_imaging.randomness.demands import Mask, SignKeys, TruncationPair
 from mpc_imaging.randomness.plan import Call, Plan, Segment
 from mpc_imaging.randomness.store import Store
 from mpc_imaging.randomness.streams import NumberedStreams
+from mpc_imaging.transport.certificates import Credentials, make_local
 
 ROOT = Path(preprocess.__file__).parents[1]
 BATCH = Segment(1, (TruncationPair(700, 16), SignKeys(9, 20, 0, 1)))
@@ -70,10 +72,44 @@ def _session(root, rank, number):
     """A session, as if the parties had used those before it."""
     names = ["hospital_a", "hospital_b"]
     me, peer = names[rank], names[1 - rank]
-    with Store.open(root / me, me, names, PLAN.digest) as store:
+    mine = recipient(Credentials(root / TRIAL / me), me, "dealer")
+    with Store.open(root / me, mine, names, PLAN.digest) as store:
         theirs = {**store.hello(), "party": peer, "next": number, "witness": {me: 0}}
         assert store.claim({peer: theirs}) == number
         return store.confirm({peer: {**theirs, "next": number + 1}})
+
+
+def test_parts_are_sealed_to_the_parties_of_the_consortium(call, tmp_path):
+    """On machines of their own: the dealer gives its certificates, and gets those of the parties."""
+    names = ["hospital_a", "hospital_b"]
+    make_local(tmp_path / "all", [*names, "dealer"])
+    shutil.copytree(tmp_path / "all" / "dealer", tmp_path / "machine" / "certificates")
+    code, lines, out = call("transport.certificates=machine/certificates", "preprocess.count=0")
+    assert code == 2 and len(lines) == 1  # the settings come first
+    code, lines, out = call("transport.certificates=machine/certificates")
+    assert code == 2 and out == "" and not (tmp_path / "store").exists()
+    assert lines == [
+        f"error: transport.certificates: there is no certificate of {name}, to seal its part to; put its party.crt "
+        f"(no secret; from {name}, or from the authority) at machine/certificates/peers/{name}.crt"
+        for name in names
+    ]
+    (tmp_path / "machine" / "certificates" / "peers").mkdir()
+    for name in names:
+        shutil.copy(tmp_path / "all" / name / "party.crt", tmp_path / f"machine/certificates/peers/{name}.crt")
+    code, lines, out = call("transport.certificates=machine/certificates")
+    assert code == 0 and "Each part is sealed to its party's certificate" in out
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == names
+    for name in names:
+        mine = recipient(Credentials(tmp_path / "all" / name), name, "dealer")
+        with Store.open(tmp_path / "store" / name, mine, names, PLAN.digest) as store:
+            assert (store.count, store.next_index) == (3, 0)
+
+
+def test_a_trial_says_that_it_is_one(call, tmp_path):
+    code, _, out = call()
+    assert code == 0 and "For trials on this machine only: store/certificates.trial holds keys of all parties" in out
+    kept = sorted(str(path.relative_to(tmp_path / "store")) for path in (tmp_path / "store").rglob("party.key"))
+    assert kept == [f"certificates.trial/{name}/party.key" for name in ("hospital_a", "hospital_b")], "not the dealer's"
 
 
 def test_what_it_writes_is_as_large_as_it_says_and_private(call, tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
 """Start, watch and end one process per party on this machine: the command that an operator types on their own.
 
 Each party gets an open listening socket (so a free port cannot be lost between choosing and using it), a certificate
-that exists for this run only, and a pipe as standard input. The pipe closes when this process dies, however it dies; a
-party that is told ``--watch-stdin`` ends then (`end_with_parent`). No pixels, weights or shares pass through here.
+that exists for this run only (with a store, for its runs only), and a pipe as standard input. The pipe closes when this
+process dies, however it dies; a party that is told ``--watch-stdin`` ends then (`end_with_parent`). No pixels, weights
+or shares pass through here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mpc_imaging.errors import MPCImagingError, PeerLostError
+from mpc_imaging.parties.parts import trial_certificates
 from mpc_imaging.settings import Settings, save
 from mpc_imaging.transport.certificates import make_local
 
@@ -66,8 +68,10 @@ def launch(run_dir: Path, settings: Settings, progress: bool = True, command: Co
         listeners = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64)) for name in names}
         config = run_dir / "settings.yaml"
         save(_with_addresses(settings, listeners), config)
-        certificates = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpc_imaging_")))  # mode 0700
-        make_local(certificates, names)
+        certificates = trial_certificates(settings)
+        if certificates is None:
+            certificates = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mpc_imaging_")))  # mode 0700
+            make_local(certificates, names)
         children = stack.enter_context(_Children(run_dir, command))
         for name, listener in listeners.items():
             options = [

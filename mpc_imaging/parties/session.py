@@ -66,12 +66,19 @@ class Session:
 
     Use as a context manager: an error inside tells all peers its public cause and ends the session.
 
-    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names, by rank) and
-    ``rank`` (this party's place among them, or None).
+    Attributes: ``settings``, ``mesh``, ``ledger``, ``credentials`` (None in a rehearsal), ``me``, ``compute`` (the
+    compute parties' names, by rank) and ``rank`` (this party's place among them, or None).
     """
 
-    def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger, keys: dict[str, bytes] | None = None) -> None:
-        self.settings, self.mesh, self.ledger = settings, mesh, ledger
+    def __init__(
+        self,
+        settings: Settings,
+        mesh: Mesh,
+        ledger: Ledger,
+        keys: dict[str, bytes] | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.settings, self.mesh, self.ledger, self.credentials = settings, mesh, ledger, credentials
         self.me = mesh.me
         self.compute = settings.compute_parties()
         self.rank = self.compute.index(self.me) if self.me in self.compute else None
@@ -99,19 +106,20 @@ class Session:
         who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
         order, compute = settings.participants(), settings.compute_parties()
+        credentials = Credentials(certificates)
         mesh = Mesh.connect(
             me=me,
             order=order,
             links=_links(settings, me),
             addresses={name: split_address(party.address) for name, party in settings.topology.parties.items()},
-            credentials=Credentials(certificates),
+            credentials=credentials,
             listener=listener,
             connect_timeout_s=settings.transport.connect_timeout_s,
             timeout_s=settings.transport.timeout_s,
             leader=compute[0],
         )
         try:
-            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"))
+            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"), credentials=credentials)
         except BaseException as error:
             mesh.abort(public_cause(error))
             raise

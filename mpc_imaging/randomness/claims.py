@@ -13,6 +13,8 @@ from typing import Any
 from mpc_imaging.randomness.store_files import REDO, StoreError
 
 _MAX_COUNT = 1 << 48
+# Sessions that a party gives up at most to meet its peers at their next one. Each run that fails costs one.
+MAX_JUMP = 16
 
 
 def is_index(value: Any, limit: int = _MAX_COUNT) -> bool:
@@ -64,14 +66,24 @@ def _check(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Mapp
     return hellos
 
 
-def agree(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> int:
+def agree(mine: Mapping[str, Any], theirs: Mapping[str, Any], max_jump: int = MAX_JUMP) -> int:
     """The session to take: the highest ``next`` of all parties.
 
-    mine: this party's hello. theirs: those of all its peers, as received (nothing about them is trusted).
+    mine: this party's hello. theirs: those of all its peers, as received (nothing about them is trusted). max_jump:
+    sessions that this party would give up for it, at most.
     Raises `StoreError` naming the peer: for anything that is no hello, another store or plan, a store that lies behind
-    what any party has seen of it, and when all sessions are used.
+    what any party has seen of it, one that lies too far ahead of this party's, and when all sessions are used.
     """
-    index = max(hello["next"] for hello in _check(mine, theirs).values())
+    hellos = _check(mine, theirs)
+    index = max(hello["next"] for hello in hellos.values())
+    me, jump = mine["party"], index - mine["next"]
+    if jump > max_jump:
+        ahead = ", ".join(name for name, hello in hellos.items() if hello["next"] == index)
+        raise StoreError(
+            f"{ahead}'s next stored session is {index}, {me}'s is {mine['next']}: {me} would lose {jump} sessions, and "
+            f"has marked none; ask {ahead} why, and only if its reason is good set randomness.max_jump={jump} at {me}, "
+            "for one run"
+        )
     if index >= mine["count"]:
         raise StoreError(f"all {mine['count']} sessions of the store are used; {REDO}")
     return index

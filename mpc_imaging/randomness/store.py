@@ -1,7 +1,8 @@
 """The one-time store: correlated randomness that the dealer wrote ahead, in numbered sessions that are used once, ever.
 
-`StoreWriter` (the dealer's preprocess command) writes ``STORE/<party>/`` for each compute party, and the operator moves
-each folder to its party. `Store` is that party's side. A session begins in two steps, each with a hello of every peer:
+`StoreWriter` (the dealer's preprocess command) writes ``STORE/<party>/`` for each compute party, sealed to it and
+signed (`sealing`), and the operator moves each folder to its party. `Store` is that party's side. A session begins in
+two steps, each with a hello of every peer:
 
     index = store.claim(hellos)           # all take the highest next index; the mark is durable on return
     session = store.confirm(hellos)       # all peers have marked it too: only now there is a key
@@ -20,14 +21,18 @@ Why no session is ever used twice. Write ``next(P)`` for the first index that pa
    durable, as a witness, that all peers have reached m + 1, and ``claim`` keeps what each peer announced. Later hellos
    compare it. What peers announce is durable on their side, so a crash never looks like a store that was put back.
 
-What cannot be noticed: all compute parties put back to one snapshot, or two copies of all folders in use. Never take
-snapshots or backups of stores; where that cannot be ruled out, stream the randomness instead.
+A peer that announces a high index costs no more than ``max_jump`` sessions: ``claim`` refuses more, and marks nothing.
+
+What a store cannot notice: all compute parties put back to one snapshot, or two copies of all folders in use. Parties
+that remember apart from it can (`witness`), unless they too were put back. Never take snapshots or backups of stores;
+where that cannot be ruled out, stream the randomness instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -36,8 +41,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mpc_imaging.randomness.claims import agree, check_marked, is_index
+from mpc_imaging.randomness.claims import MAX_JUMP, agree, check_marked, is_index
+from mpc_imaging.randomness.sealing import PartOpener, PartSealer, Recipient
 from mpc_imaging.randomness.store_files import (
+    KEY_BYTES,
     REDO,
     Header,
     SessionFile,
@@ -50,10 +57,10 @@ from mpc_imaging.randomness.store_files import (
     write_sealed,
 )
 
-KEY_BYTES = 32
 KEY_ID_BYTES = 16
 
 _FACTS, _MARKS = "store.json", "used.json"  # the first never changes, and carries the lock
+_PART = "part of a store"  # what the dealer signs of a part
 
 
 class SessionWriter:
@@ -69,7 +76,7 @@ class SessionWriter:
 
 
 class StoreWriter:
-    """Writes a store of `count` sessions of one plan into `root`, a folder for each of `parties`.
+    """Writes a store of `count` sessions of one plan into `root`, a folder for each party of `parts`, by rank.
 
     Memory: 1 MiB for each party and session being written.
     Use as a context manager: an error inside removes what was written. Different sessions may be written by different
@@ -77,12 +84,13 @@ class StoreWriter:
     cannot be written. plan_digest: SHA-256, hex.
     """
 
-    def __init__(self, root: Path, parties: Sequence[str], plan_digest: str, count: int) -> None:
+    def __init__(self, root: Path, parts: Sequence[PartSealer], plan_digest: str, count: int) -> None:
+        parties = [part.party for part in parts]
         if not parties or len(set(parties)) != len(parties) or not (is_index(count) and count):
             raise ValueError("a store is for one or more distinct parties and at least one session")
         self._plan = _plan_bytes(plan_digest)
         self._store_id = secrets.token_bytes(16)
-        self._parties, self._count = list(parties), count
+        self._parts, self._parties, self._count = list(parts), parties, count
         self._folders = [Path(root) / name for name in parties]
         with os_errors("making the store's folders"):
             existing = [name for name, folder in zip(parties, self._folders, strict=True) if folder.exists()]
@@ -113,9 +121,9 @@ class StoreWriter:
         files: list[SessionFile] = []
         try:
             with os_errors(f"writing session {number} of the store"):
-                for rank, (folder, key) in enumerate(zip(self._folders, keys, strict=True)):
-                    header = Header(self._store_id, self._plan, rank, number, key_id, key)
-                    files.append(SessionFile(folder, header))
+                for rank, (folder, part, key) in enumerate(zip(self._folders, self._parts, keys, strict=True)):
+                    header = Header(self._store_id, self._plan, rank, number, key_id)
+                    files.append(SessionFile(folder, header, part, key))
             yield SessionWriter(files, keys, key_id)
             with os_errors(f"writing session {number} of the store"):
                 for file in files:
@@ -131,13 +139,25 @@ class StoreWriter:
             missing = [number for number in range(self._count) if not session_path(folder, number).exists()]
             if missing:
                 raise StoreError(f"session {missing[0]} of {name} was not written, and {len(missing) - 1} more")
-        facts = {"store": self._store_id.hex(), "plan": self._plan.hex(), "parties": self._parties}
         with os_errors("writing the store"):
-            for name, folder in zip(self._parties, self._folders, strict=True):
+            for part, folder in zip(self._parts, self._folders, strict=True):
                 sync_folder(folder / "sessions")
-                _write_marks(folder, self._store_id.hex(), 0, dict.fromkeys(_others(self._parties, name), 0))
-                write_sealed(folder / _FACTS, {**facts, "party": name, "count": self._count})
+                _write_marks(folder, self._store_id.hex(), 0, dict.fromkeys(_others(self._parties, part.party), 0))
+                write_sealed(folder / _FACTS, self._facts(part))
                 sync_folder(folder.parent)
+
+    def _facts(self, part: PartSealer) -> dict[str, Any]:
+        facts = {
+            "store": self._store_id.hex(),
+            "plan": self._plan.hex(),
+            "parties": self._parties,
+            "party": part.party,
+            "count": self._count,
+            "dealer": part.dealer,
+            "certificate": part.certificate,
+            "sealed_to": part.sealed_to,
+        }
+        return {**facts, "signature": part.sign(_PART, _canonical(facts)).hex()}
 
 
 class StoredSession:
@@ -145,7 +165,7 @@ class StoredSession:
 
     def __init__(self, reader: SessionReader) -> None:
         self._reader = reader
-        self.number, self.key, self.key_id = reader.header.number, reader.header.key, reader.header.key_id
+        self.number, self.key, self.key_id = reader.header.number, reader.key, reader.header.key_id
 
     def read(self, size: int) -> bytearray:
         """The next `size` bytes that the dealer wrote. Raises `StoreError` for damage, before a byte of it is seen."""
@@ -177,30 +197,32 @@ class Store:
     Attributes: ``store_id`` (hex), ``count`` of sessions, ``next_index`` (the first that is not marked used).
     """
 
-    def __init__(self, folder: Path, party: str, parties: Sequence[str], plan: str, lock: int) -> None:
-        self._folder, self._party, self._parties, self._plan, self._lock = folder, party, list(parties), plan, lock
-        self._read_facts()
+    def __init__(self, folder: Path, recipient: Recipient, parties: Sequence[str], plan: str, lock: int) -> None:
+        self._folder, self._parties, self._plan, self._lock = folder, list(parties), plan, lock
+        self._party = recipient.party
+        facts, self._opener = read_facts(folder, recipient, parties)
+        if facts["plan"] != plan:
+            raise StoreError(f"{self._party}'s store is for another plan: settings have changed since; {REDO}")
+        self.store_id, self.count = facts["store"], facts["count"]
         self.next_index, self._witness = self._read_marks()
         self._claimed: int | None = None
         self._check_files()
 
     @classmethod
-    def open(cls, folder: Path, party: str, parties: Sequence[str], plan_digest: str) -> Store:
-        """Open and lock the folder of `party`.
+    def open(cls, folder: Path, recipient: Recipient, parties: Sequence[str], plan_digest: str) -> Store:
+        """Open and lock the folder of a party.
 
         parties: all compute parties by rank. plan_digest: SHA-256 of the plan to run, hex.
-        Raises `StoreError` if it is not there, locked, unfinished, damaged, put back, or for another party or plan.
+        Raises `StoreError` if it is not there, locked, unfinished, damaged, put back, for another party, key or plan,
+        or not by the dealer.
         """
-        folder = Path(folder)
+        folder, party = Path(folder), recipient.party
         plan = _plan_bytes(plan_digest).hex()
         with os_errors(f"opening {party}'s store"):
             try:
                 lock = os.open(folder / _FACTS, os.O_RDWR)
             except FileNotFoundError:
-                raise StoreError(
-                    f"there is no finished store for {party}: {_FACTS} is missing; "
-                    f"move STORE/{party} there that preprocess has written"
-                ) from None
+                raise StoreError(_no_store(party)) from None
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,22 +230,10 @@ class Store:
                 raise StoreError(f"{party}'s store is in use by another process; wait until that has ended") from None
             except OSError as error:
                 raise StoreError(f"{party}'s store cannot be locked ({error.strerror}); use a local disk") from None
-            return cls(folder, party, parties, plan, lock)
+            return cls(folder, recipient, parties, plan, lock)
         except BaseException:
             os.close(lock)
             raise
-
-    def _read_facts(self) -> None:
-        facts = read_sealed(self._folder / _FACTS, self._party, f"{self._party}'s store has lost its {_FACTS}; {REDO}")
-        if facts.get("party") != self._party:
-            raise StoreError(f"this is not {self._party}'s folder of the store; give it STORE/{self._party}")
-        if facts.get("parties") != self._parties:
-            raise StoreError(f"{self._party}'s store is for other compute parties, or another order of them; {REDO}")
-        if facts.get("plan") != self._plan:
-            raise StoreError(f"{self._party}'s store is for another plan: settings have changed since; {REDO}")
-        self.store_id, self.count = facts.get("store"), facts.get("count")
-        if not isinstance(self.store_id, str) or not is_index(self.count):
-            raise StoreError(f"{_FACTS} in {self._party}'s store is damaged; {REDO}")
 
     def _read_marks(self) -> tuple[int, dict[str, int]]:
         marks = read_sealed(
@@ -264,15 +274,16 @@ class Store:
             "witness": dict(self._witness),
         }
 
-    def claim(self, theirs: Mapping[str, Any]) -> int:
+    def claim(self, theirs: Mapping[str, Any], max_jump: int = MAX_JUMP) -> int:
         """Agree on the next session with the hellos of all peers, and mark it and all before it used, durably.
 
-        Then send `hello` again. Raises `StoreError` if a peer differs, all sessions are used, or the mark cannot be
-        written.
+        Then send `hello` again. max_jump: how many sessions may be left out to meet the peers.
+        Raises `StoreError` if a peer differs or lies too far ahead, all sessions are used, or the mark cannot be
+        written; before that, nothing is marked.
         """
         if self._lock < 0:
             raise ValueError("this store was closed: another process may be using it")
-        index = agree(self.hello(), theirs)
+        index = agree(self.hello(), theirs, max_jump)
         if self._read_marks() != (self.next_index, self._witness):
             raise StoreError(f"{_MARKS} in {self._party}'s store was changed by another process; {REDO}")
         self._save(index + 1, {peer: theirs[peer]["next"] for peer in self._witness})
@@ -302,7 +313,7 @@ class Store:
         with os_errors(f"opening {name}"):
             file = session_path(self._folder, index).open("rb")
         try:
-            reader = SessionReader(file, name)
+            reader = SessionReader(file, name, self._opener)
             header = reader.header
             expected = (self.store_id, self._plan, self._parties.index(self._party), index)
             if (header.store_id.hex(), header.plan.hex(), header.rank, header.number) != expected:
@@ -325,6 +336,46 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_facts(folder: Path, recipient: Recipient, parties: Sequence[str]) -> tuple[dict[str, Any], PartOpener]:
+    """What the dealer says of a part, and what opens its sessions.
+
+    parties: all compute parties by rank. Raises `StoreError` if it is not there, damaged, for another party or key, or
+    not by the dealer.
+    """
+    party = recipient.party
+    facts = read_sealed(folder / _FACTS, party, _no_store(party))
+    # All of it is signed, but these two come first: they say what to do instead.
+    if facts.get("party") != party:
+        raise StoreError(f"this is not {party}'s folder of the store; give it STORE/{party}")
+    if facts.get("sealed_to") != recipient.digest:
+        raise StoreError(
+            f"{party}'s store is sealed to another key than {party}'s: it was written for another certificate; set "
+            f"transport.certificates to that one's folder, or give {recipient.dealer} the new party.crt, and {REDO}"
+        )
+    damaged = StoreError(f"{_FACTS} in {party}'s store is damaged, or not what {recipient.dealer} wrote; {REDO}")
+    try:
+        signature, certificate = bytes.fromhex(facts.pop("signature")), facts["certificate"].encode()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise damaged from None
+    opener = recipient.opener(certificate)
+    if facts.get("dealer") != recipient.dealer or not opener.signed(_PART, _canonical(facts), signature):
+        raise damaged
+    if not all(isinstance(facts.get(key), str) for key in ("store", "plan")) or not is_index(facts.get("count")):
+        raise damaged
+    if facts.get("parties") != list(parties):
+        raise StoreError(f"{party}'s store is for other compute parties, or another order of them; {REDO}")
+    return facts, opener
+
+
+def _no_store(party: str) -> str:
+    where = f"move STORE/{party} there that preprocess has written"
+    return f"there is no finished store for {party}: {_FACTS} is missing; {where}"
+
+
+def _canonical(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(facts), sort_keys=True, separators=(",", ":")).encode()
 
 
 def _others(parties: Sequence[str], party: str) -> list[str]:

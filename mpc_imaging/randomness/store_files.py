@@ -1,7 +1,9 @@
-"""Files of a one-time store: sealed JSON, session files in blocks that carry digests, writes that survive a crash.
+"""Files of a one-time store: JSON with a digest, session files in encrypted blocks, writes that survive a crash.
 
-The digests find truncation, damage and mix-ups of files. They are no protection from whoever can write into the folder:
-it holds that party's keys.
+A session file has a head that anybody may read, signed by the dealer, with the session's keys sealed to the party
+(`sealing`); then blocks in AES-256-GCM, under a key that is among those, used for this file alone. So damage,
+truncation, mix-ups and files that are not the dealer's are found before a byte is handed out. The digest of JSON finds
+damage only: marks are the party's own.
 """
 
 from __future__ import annotations
@@ -10,23 +12,30 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mpc_imaging.errors import RandomnessError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-VERSION = 1
-BLOCK = 1 << 20  # bytes of payload under one digest: what a reader holds in memory before it hands out a byte
+from mpc_imaging.errors import RandomnessError
+from mpc_imaging.randomness.sealing import OVERHEAD, SIGNATURE, PartOpener, PartSealer
+
+VERSION = 2  # 1, of version 0.1.0 of the package, was not sealed
+KEY_BYTES = 32
+BLOCK = 1 << 20  # bytes of payload under one tag: what a reader holds in memory before it hands out a byte
 REDO = "run python -m mpc_imaging.preprocess again"
 
 _MAGIC = b"MPCSTORE"
-_BODY = struct.Struct("!8sH16s32sHQ16s32s")  # magic, version, store, plan, rank, number, key id, key
+_BODY = struct.Struct("!8sH16s32sHQ16s")  # magic, version, store, plan, rank, number, key id
 _LENGTH = struct.Struct("!Q")
-_DIGEST = hashlib.sha256().digest_size
-_HEADER = _BODY.size + _LENGTH.size + _DIGEST
+_KEYS = 2 * KEY_BYTES + OVERHEAD  # the session's key and that of the blocks, sealed
+_HEADER = _BODY.size + _LENGTH.size + _KEYS + SIGNATURE
+_TAG, _NONCE = 16, 12
 _JSON_LIMIT = 1 << 20
 
 
@@ -88,10 +97,20 @@ def read_sealed(path: Path, owner: str, absent: str) -> dict[str, Any]:
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
         raise StoreError(f"{name} is damaged; {REDO}") from None
     if isinstance(version, int) and version != VERSION:
-        raise StoreError(f"{name} has format version {version}, this package reads {VERSION}; {REDO}")
+        raise other_version(name, version)
     if seal != _seal({"version": version, **content}):
         raise StoreError(f"{name} is damaged; {REDO}")
     return content
+
+
+def other_version(name: str, version: int) -> StoreError:
+    """The error for a file of another format."""
+    if version == 1:
+        why = (
+            "was written by version 0.1.0 of mpc_imaging, which did not seal a part to its party, so others may know it"
+        )
+        return StoreError(f"{name} {why}; {REDO}, and delete the old store")
+    return StoreError(f"{name} has format version {version}, this package reads {VERSION}; {REDO}")
 
 
 def session_path(folder: Path, number: int) -> Path:
@@ -99,55 +118,79 @@ def session_path(folder: Path, number: int) -> Path:
     return folder / "sessions" / f"{number:06d}.bin"
 
 
+def file_octets(payload: int) -> int:
+    """The size of a session file with so many bytes of messages."""
+    return _HEADER + payload + -(-payload // BLOCK) * _TAG
+
+
 @dataclass(frozen=True)
 class Header:
-    """The first bytes of a session file: what it belongs to, its keys, and the bytes of all its messages."""
+    """What a session file belongs to, and the bytes of all its messages: the public part of its head."""
 
     store_id: bytes
     plan: bytes
     rank: int
     number: int
     key_id: bytes
-    key: bytes = field(repr=False)
     payload: int = 0
 
-    def _body(self) -> bytes:
-        return _BODY.pack(_MAGIC, VERSION, self.store_id, self.plan, self.rank, self.number, self.key_id, self.key)
+    def body(self) -> bytes:
+        """All but the length, which is known last: what the blocks are bound to."""
+        return _BODY.pack(_MAGIC, VERSION, self.store_id, self.plan, self.rank, self.number, self.key_id)
 
-    def pack(self) -> bytes:
-        """The header with its digest."""
-        head = self._body() + _LENGTH.pack(self.payload)
-        return head + hashlib.sha256(head).digest()
-
-    def block_digest(self, index: int, data: memoryview) -> bytes:
-        """Digest of one block, that fits at no other place and in no other file."""
-        digest = hashlib.sha256(self._body() + _LENGTH.pack(index))
-        digest.update(data)
-        return digest.digest()
-
-    def file_octets(self) -> int:
-        """The size of the whole file."""
-        return _HEADER + self.payload + -(-self.payload // BLOCK) * _DIGEST
+    def pack(self, sealer: PartSealer, keys: bytes) -> bytes:
+        """The head: this, the keys sealed, and the dealer's signature of both."""
+        head = self.body() + _LENGTH.pack(self.payload)
+        head += sealer.seal("keys of a stored session", head, keys)
+        return head + sealer.sign("stored session", head)
 
     @classmethod
-    def unpack(cls, raw: bytes, name: str) -> Header:
-        """The header in `raw`. Raises `StoreError` for another format and for damage."""
+    def unpack(cls, raw: bytes, name: str, opener: PartOpener) -> tuple[Header, bytes]:
+        """The header in a head, and the keys. Raises `StoreError` for another format, damage, and another's work."""
         if len(raw) != _HEADER or not raw.startswith(_MAGIC):
             raise StoreError(f"{name} is damaged or no session file; run again to take the next session")
         version = int.from_bytes(raw[len(_MAGIC) : len(_MAGIC) + 2], "big")
         if version != VERSION:
-            raise StoreError(f"{name} has format version {version}, this package reads {VERSION}; {REDO}")
-        if hashlib.sha256(raw[:-_DIGEST]).digest() != raw[-_DIGEST:]:
-            raise StoreError(f"{name} is damaged; run again to take the next session")
-        _, _, store_id, plan, rank, number, key_id, key = _BODY.unpack_from(raw)
-        return cls(store_id, plan, rank, number, key_id, key, *_LENGTH.unpack_from(raw, _BODY.size))
+            raise other_version(name, version)
+        head, public = raw[:-SIGNATURE], raw[: _BODY.size + _LENGTH.size]
+        keys = None
+        if opener.signed("stored session", head, raw[-SIGNATURE:]):
+            keys = opener.unseal("keys of a stored session", public, head[len(public) :])
+        if keys is None or len(keys) != 2 * KEY_BYTES:
+            what = f"is damaged, or not what {opener.dealer} wrote for this party"
+            raise StoreError(f"{name} {what}; run again to take the next session")
+        return cls(*_BODY.unpack_from(raw)[2:], *_LENGTH.unpack_from(raw, _BODY.size)), keys
+
+
+class _Blocks:
+    """Encrypts or decrypts the blocks of one file, in order. The key is of this file alone, so numbers are nonces."""
+
+    def __init__(self, key: bytes, header: Header) -> None:
+        self._cipher, self._body = AESGCM(key), header.body()
+        self.done = 0
+
+    def encrypt(self, data: memoryview) -> bytes:
+        self.done += 1
+        return self._cipher.encrypt(self._nonce(), data, self._body)
+
+    def decrypt(self, data: memoryview) -> bytes:
+        self.done += 1
+        return self._cipher.decrypt(self._nonce(), data, self._body)
+
+    def _nonce(self) -> bytes:
+        return (self.done - 1).to_bytes(_NONCE, "big")
 
 
 class SessionFile:
-    """A session file in the making, one block in memory. It gets its name when `commit` has made it durable."""
+    """A session file in the making, one block in memory. It gets its name when `commit` has made it durable.
 
-    def __init__(self, folder: Path, header: Header) -> None:
-        self._header = header
+    key: of the session, which is sealed.
+    """
+
+    def __init__(self, folder: Path, header: Header, sealer: PartSealer, key: bytes) -> None:
+        self._header, self._sealer = header, sealer
+        blocks = secrets.token_bytes(KEY_BYTES)
+        self._keys, self._blocks = key + blocks, _Blocks(blocks, header)
         self._path = session_path(folder, header.number)
         self._part = self._path.with_suffix(".part")
         # Exclusive, so that two workers never write parts of one session: its parties would hold keys that do not fit
@@ -159,7 +202,7 @@ class SessionFile:
             self.discard()
             raise StoreError(f"session {header.number} was written before")
         self._block = memoryview(bytearray(BLOCK))
-        self._filled = self._blocks = 0
+        self._filled = 0
         self._put(bytes(_HEADER))
 
     def _put(self, data: bytes | memoryview) -> None:
@@ -168,10 +211,8 @@ class SessionFile:
             view = view[self._file.write(view) :]
 
     def _end_block(self) -> None:
-        data = self._block[: self._filled]
-        self._put(data)
-        self._put(self._header.block_digest(self._blocks, data))
-        self._blocks, self._filled = self._blocks + 1, 0
+        self._put(self._blocks.encrypt(self._block[: self._filled]))
+        self._filled = 0
 
     def write(self, buffers: Iterable[Any]) -> None:
         """Append contiguous buffers, in order."""
@@ -194,7 +235,7 @@ class SessionFile:
         if self._filled:
             self._end_block()
         self._file.seek(0)
-        self._put(self._header.pack())
+        self._put(self._header.pack(self._sealer, self._keys))
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self._part, self._path)
@@ -209,21 +250,21 @@ class SessionFile:
 class SessionReader:
     """Messages of a session file in order; no byte is handed out before its block was verified.
 
-    ``name`` is how errors call the file. Attribute: ``header``. Raises `StoreError` for a file that is not whole.
+    ``name`` is how errors call the file. Attributes: ``header`` and ``key`` (the session's). Raises `StoreError` for a
+    file that is not whole, or not the dealer's for this party.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, opener: PartOpener) -> None:
         self._file, self._name = file, name
         with os_errors(f"reading {name}"):
-            self.header = Header.unpack(file.read(_HEADER), name)
+            self.header, keys = Header.unpack(file.read(_HEADER), name, opener)
             size = os.fstat(file.fileno()).st_size
-        if size != self.header.file_octets():
-            raise StoreError(
-                f"{name} has {size} bytes instead of {self.header.file_octets()}; run again to take the next session"
-            )
-        self._buffer = memoryview(bytearray(min(BLOCK, self.header.payload)))
-        self._rest = self._buffer[:0]
-        self._blocks = 0
+        expected = file_octets(self.header.payload)
+        if size != expected:
+            raise StoreError(f"{name} has {size} bytes instead of {expected}; run again to take the next session")
+        self.key, self._blocks = keys[:KEY_BYTES], _Blocks(keys[KEY_BYTES:], self.header)
+        self._buffer = memoryview(bytearray(min(BLOCK, self.header.payload) + _TAG))
+        self._rest = memoryview(b"")
         self.left = self.header.payload
 
     def read(self, size: int) -> bytearray:
@@ -245,15 +286,18 @@ class SessionReader:
         return message
 
     def _next_block(self) -> None:
-        data = self._buffer[: min(BLOCK, self.header.payload - self._blocks * BLOCK)]
+        number = self._blocks.done
+        data = self._buffer[: min(BLOCK, self.header.payload - number * BLOCK) + _TAG]
         with os_errors(f"reading {self._name}"):
             whole = self._file.readinto(data) == len(data)
-            digest = self._file.read(_DIGEST)
-        if not whole or digest != self.header.block_digest(self._blocks, data):
+        try:
+            if not whole:
+                raise InvalidTag
+            self._rest = memoryview(self._blocks.decrypt(data))
+        except InvalidTag:
             self.close()
-            raise StoreError(f"{self._name} is damaged in block {self._blocks}; run again to take the next session")
-        self._blocks += 1
-        self._rest = data
+            message = f"{self._name} is damaged in block {number}; run again to take the next session"
+            raise StoreError(message) from None
 
     def close(self) -> None:
         """Close the file; nothing more can be read."""

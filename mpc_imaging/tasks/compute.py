@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpc_imaging.protocols.sign import Comparison
     from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.randomness.plan import Plan
+    from mpc_imaging.randomness.store import StoredSession
 
 
 @dataclass
@@ -117,11 +118,11 @@ def engine(session: Session, provider: Any, coins: type[TossedCoins] | None = No
 
 
 @contextlib.contextmanager
-def randomness(session: Session, plan: Plan | Phases | None) -> Iterator[Any]:
+def randomness(session: Session, plan: Plan | Phases | None, taken: StoredSession | None) -> Iterator[Any]:
     """The session's provider of correlated randomness, as ``randomness.mode`` says; None if it needs none.
 
-    plan: of the whole session, or of its phases, unless the mode is on_demand. At the end it checks that all was used
-    as planned.
+    plan: of the whole session, or of its phases, unless the mode is on_demand. taken: what `stored.begin` took. At the
+    end it checks that all was used as planned.
     Raises `RandomnessError` or `SessionError` if not, and for a store that cannot be used.
     """
     settings, rank = session.settings, session.rank
@@ -129,7 +130,7 @@ def randomness(session: Session, plan: Plan | Phases | None) -> Iterator[Any]:
         yield None
         return
     if settings.randomness.mode is RandomnessMode.stored:
-        with stored.provider(session, plan) as provider:
+        with stored.provider(session, plan, taken) as provider:
             yield provider
         return
     from mpc_imaging.randomness import phases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
@@ -107,7 +108,7 @@ def _take_part(
         share_key(settings, folder)  # which a training party needs in the end: told before anybody is met
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
-    with Session.open(settings, party, folder, certificates, listener) as session:
+    with Session.open(settings, party, folder, certificates, listener) as session, contextlib.ExitStack() as stack:
         stored.check(session)
         streaming = settings.task.kind is TaskKind.stream
         checkpoints = Checkpoints(session, folder) if training else None
@@ -131,6 +132,7 @@ def _take_part(
         catalogue = inputs.announce(session, splits, own, backbone)
         start = starting_point(session, checkpoints, catalogue.counts)
         plan = _plan(session, catalogue, prepared, start)
+        taken = stack.enter_context(stored.begin(session, plan))
         if checkpoints is not None and plan is not None:
             checkpoints.plan = plan.digest
         budget = session_budget(session, start)
@@ -143,7 +145,7 @@ def _take_part(
         bounds = weights.share_bounds(session, prepared)
         data = _share_data(session, catalogue, shared_splits(settings), own)
         if session.rank is not None:
-            _compute(job, plan, prepared, state, bounds, data)
+            _compute(job, plan, taken, prepared, state, bounds, data)
             return
         if job.expects_results() or prefetcher is not None:
             perform(job, prepared, None, data)
@@ -204,6 +206,7 @@ def _share_data(session: Session, catalogue: Any, splits: list[str], own: Mappin
 def _compute(
     job: Any,
     plan: Any,
+    taken: Any,
     prepared: torch.fx.GraphModule,
     state: Mapping[str, torch.Tensor],
     bounds: Mapping[str, Any],
@@ -212,7 +215,7 @@ def _compute(
     from mpc_imaging.randomness.phases import Phases
     from mpc_imaging.tasks import compute
 
-    with compute.randomness(job.session, plan) as provider, compute.engine(job.session, provider) as meter:
+    with compute.randomness(job.session, plan, taken) as provider, compute.engine(job.session, provider) as meter:
         model = secure_model(prepared, state, meter.layer)
         model.bounds = bounds
         if isinstance(plan, Phases):

@@ -116,7 +116,7 @@ def certificate_name(der: bytes) -> str:
 class Credentials:
     """A party's certificate folder, checked on loading: complete, of one authority, in its time, for ``name``.
 
-    Raises `CertificateError`. Attributes: ``folder``, ``name`` and ``expires``.
+    Raises `CertificateError`. Attributes: ``folder``, ``name``, ``expires``, ``certificate``, ``authority`` (its own).
     """
 
     def __init__(self, folder: Path, name: str | None = None) -> None:
@@ -137,10 +137,41 @@ class Credentials:
             raise CertificateError(f"{problem}; take both from the answer to one request") from error
         _check_time(f"certificate of {self.name}", certificate)
         _check_time(f"authority's certificate {paths['ca.crt']}", ca)
+        self.authority, self.certificate = ca, certificate
         self.expires = min(certificate.not_valid_after_utc, ca.not_valid_after_utc)
         if paths["party.key"].stat().st_mode & 0o077:
             log.warning("%s can be read by other users of this machine; chmod 600 it", paths["party.key"])
         self.context(server_side=False)
+
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """The party's private key. Raises `CertificateError` unless it is one of P-256, as `make_request` makes."""
+        path = self.folder / "party.key"
+        key = _parse(lambda data: serialization.load_pem_private_key(data, None), path, "private key")
+        _check_curve(str(path), key)
+        return key
+
+    def peer(self, pem: bytes, name: str, where: str) -> x509.Certificate:
+        """The certificate of party ``name``, by this folder's authority; ``where`` is how errors call it.
+
+        Raises `CertificateError` for one that is of another authority, for another name, not in its time, not on P-256,
+        or no certificate of a party.
+        """
+        try:
+            certificate = x509.load_pem_x509_certificate(pem)
+            found = _name_of(certificate, where)
+            party = not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.ExtensionNotFound):
+            raise CertificateError(f"{where} is not a party's certificate in PEM form") from None
+        if found != name or not party:
+            raise CertificateError(f"{where} is for {found}, not {name}; take the party.crt of {name}")
+        try:
+            certificate.verify_directly_issued_by(self.authority)
+        except (ValueError, TypeError, InvalidSignature):
+            problem = f"{where} was not issued by the authority of {self.name}'s ca.crt"
+            raise CertificateError(f"{problem}; all parties need certificates of one authority") from None
+        _check_time(where, certificate)
+        _check_curve(where, certificate.public_key())
+        return certificate
 
     def context(self, server_side: bool) -> ssl.SSLContext:
         """TLS 1.3 only; the peer's certificate is demanded and checked against ca.crt (its name is checked later)."""
@@ -229,6 +260,12 @@ def _check_names(names: Sequence[str]) -> None:
     bad = [name for name in names if not _NAME.fullmatch(name)]
     if bad:
         raise CertificateError(f"no party names: {', '.join(map(repr, bad))}; use at most 63 letters, digits, _ and -")
+
+
+def _check_curve(where: str, key: object) -> None:
+    curve = getattr(key, "curve", None)
+    if not isinstance(curve, ec.SECP256R1):
+        raise CertificateError(f"{where}: not a key on P-256; make one with {COMMAND} request")
 
 
 def _check_time(what: str, certificate: x509.Certificate) -> None:

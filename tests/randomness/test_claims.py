@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mpc_imaging.randomness.claims import agree, check_marked
+from mpc_imaging.randomness.claims import MAX_JUMP, agree, check_marked
 from mpc_imaging.randomness.store import StoreError
 from tests.randomness.stores import OTHER_PLAN, PARTIES, PLAN, no_sync, open_store, write  # noqa: F401
 
@@ -24,6 +24,26 @@ def test_all_jump_to_the_maximum():
     for me in everyone:
         assert agree(everyone[me], {name: value for name, value in everyone.items() if name != me}) == 7
     assert agree({**hello("a", 4), "witness": {}}, {}) == 4
+
+
+def test_a_peer_that_would_burn_the_store_is_named():
+    """One party that claims a high index would take all sessions between away from the others."""
+    many = {"count": 1000}
+    mine, theirs = hello("a", 5) | many, {"b": hello("b", 5) | many, "c": hello("c", 5) | many}
+    for index in (5 + MAX_JUMP + 1, 999, 1000):
+        theirs["c"]["next"] = index
+        with pytest.raises(StoreError) as caught:
+            agree(mine, theirs)
+        assert str(caught.value) == (
+            f"c's next stored session is {index}, a's is 5: a would lose {index - 5} sessions, and has marked none; "
+            f"ask c why, and only if its reason is good set randomness.max_jump={index - 5} at a, for one run"
+        )
+    assert agree(mine, theirs | {"c": hello("c", 5 + MAX_JUMP) | many}) == 5 + MAX_JUMP
+    assert agree(mine, theirs | {"c": hello("c", 900) | many}, max_jump=895) == 900
+    with pytest.raises(StoreError, match="b, c's next stored session is 900, a's is 5"):
+        agree(mine, {name: hello(name, 900) | many for name in ("b", "c")}, max_jump=894)
+    # Whoever is ahead loses nothing.
+    assert agree(hello("a", 900) | many, {"b": hello("b", 5) | many, "c": hello("c", 6) | many}) == 900
 
 
 @pytest.mark.parametrize(

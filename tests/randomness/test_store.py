@@ -8,9 +8,21 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mpc_imaging.randomness.claims import MAX_JUMP
 from mpc_imaging.randomness.store import StoreError, StoreWriter
 from mpc_imaging.randomness.store_files import BLOCK
-from tests.randomness.stores import MESSAGES, PARTIES, PLAN, hellos, no_sync, open_store, take, write  # noqa: F401
+from tests.randomness.stores import (
+    MESSAGES,
+    PARTIES,
+    PLAN,
+    certificates,
+    hellos,
+    no_sync,  # noqa: F401
+    open_store,
+    part_sealers,
+    take,
+    write,
+)
 
 
 def read_all(session, rank, messages=MESSAGES):
@@ -37,7 +49,7 @@ def test_what_was_written_is_read_by_each_party(tmp_path):
 def test_messages_of_any_size_cross_blocks(tmp_path, size):
     data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
     parts = [data[: size // 3].reshape(1, -1), data[size // 3 :]]
-    with StoreWriter(tmp_path, ["a"], PLAN, 1) as writer:
+    with StoreWriter(tmp_path, part_sealers(["a"]), PLAN, 1) as writer:
         with writer.session(0) as session:
             session.write(0, parts)
         writer.finish()
@@ -139,6 +151,18 @@ def test_jumps_go_forward_only(tmp_path):
         take(store)
 
 
+def test_a_jump_that_is_too_far_marks_nothing(tmp_path):
+    write(tmp_path, count=MAX_JUMP + 4, messages=[])
+    marks = (tmp_path / "a" / "used.json").read_bytes()
+    with open_store(tmp_path) as store:
+        with pytest.raises(StoreError, match="a would lose 17 sessions, and has marked none"):
+            store.claim(hellos(store, MAX_JUMP + 1))
+        assert (tmp_path / "a" / "used.json").read_bytes() == marks and store.next_index == 0
+    with open_store(tmp_path) as store:
+        assert len(list((tmp_path / "a" / "sessions").iterdir())) == MAX_JUMP + 4
+        assert store.claim(hellos(store, MAX_JUMP + 2), max_jump=MAX_JUMP + 2) == MAX_JUMP + 2
+
+
 def test_a_closed_store_claims_nothing(tmp_path):
     write(tmp_path)
     with open_store(tmp_path) as store:
@@ -152,7 +176,8 @@ def test_locked_by_another_process(tmp_path):
     with open_store(tmp_path):
         program = (
             "import sys; from pathlib import Path; from mpc_imaging.randomness.store import *\n"
-            f"try: Store.open(Path(sys.argv[1]), 'a', {PARTIES!r}, {PLAN!r})\n"
+            "from mpc_imaging.randomness.sealing import Recipient\n"
+            f"try: Store.open(Path(sys.argv[1]), Recipient('a', None, 'dealer', None), {PARTIES!r}, {PLAN!r})\n"
             "except StoreError as error: print(error)\n"
             "print('torch' in sys.modules)"
         )
@@ -187,7 +212,7 @@ def test_a_plan_that_asks_for_more_or_less(tmp_path):
 
 
 def test_unfinished_stores_are_not_usable(tmp_path):
-    writer = StoreWriter(tmp_path, PARTIES, PLAN, 2)
+    writer = StoreWriter(tmp_path, part_sealers(PARTIES), PLAN, 2)
     with writer.session(0) as session:
         session.write(0, [b"x"])
     with pytest.raises(StoreError, match="session 1 of a was not written"):
@@ -195,11 +220,11 @@ def test_unfinished_stores_are_not_usable(tmp_path):
     with pytest.raises(StoreError, match="no finished store"):
         open_store(tmp_path)
     with pytest.raises(StoreError, match="already has a, b, c; name another or remove it"):
-        StoreWriter(tmp_path, PARTIES, PLAN, 2)
+        StoreWriter(tmp_path, part_sealers(PARTIES), PLAN, 2)
 
 
 def test_a_session_is_written_once_and_wholly(tmp_path):
-    writer = StoreWriter(tmp_path, PARTIES, PLAN, 2)
+    writer = StoreWriter(tmp_path, part_sealers(PARTIES), PLAN, 2)
     with pytest.raises(KeyError), writer.session(0) as session:
         session.write(0, [b"x"])
         raise KeyError
@@ -216,7 +241,7 @@ def test_a_session_is_written_once_and_wholly(tmp_path):
 
 def test_a_failed_run_of_preprocess_leaves_nothing(tmp_path):
     (tmp_path / "other").mkdir()
-    with pytest.raises(KeyError), StoreWriter(tmp_path, PARTIES, PLAN, 2) as writer:
+    with pytest.raises(KeyError), StoreWriter(tmp_path, part_sealers(PARTIES), PLAN, 2) as writer:
         with writer.session(0):
             pass
         raise KeyError
@@ -226,14 +251,14 @@ def test_a_failed_run_of_preprocess_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(("parties", "plan", "count"), [([], PLAN, 1), (["a", "a"], PLAN, 1), (["a"], PLAN, 0)])
 def test_stores_that_make_no_sense(tmp_path, parties, plan, count):
     with pytest.raises(ValueError):
-        StoreWriter(tmp_path, parties, plan, count)
+        StoreWriter(tmp_path, part_sealers(parties), plan, count)
 
 
 def test_memory_stays_bounded(tmp_path):
     message = bytes(BLOCK)
     tracemalloc.start()
     try:
-        with StoreWriter(tmp_path, ["a", "b"], PLAN, 1) as writer:
+        with StoreWriter(tmp_path, part_sealers(["a", "b"]), PLAN, 1) as writer:
             with writer.session(0) as session:
                 for _ in range(40):
                     session.write(0, [message])
@@ -251,15 +276,18 @@ def test_resident_memory_stays_bounded_for_200_megabytes(tmp_path):
     program = """
 import resource, sys
 from pathlib import Path
+from mpc_imaging.parties.parts import recipient, sealers
 from mpc_imaging.randomness.store import Store, StoreWriter
-root, plan, message = Path(sys.argv[1]), "5e" * 32, bytes(1000000)
+from mpc_imaging.transport.certificates import Credentials
+root, keys, plan, message = Path(sys.argv[1]), Path(sys.argv[2]), "5e" * 32, bytes(1000000)
+parts, me = sealers(keys / "dealer", "dealer", ["a"]), recipient(Credentials(keys / "a"), "a", "dealer")
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 def cycle(folder, repeats):
-    with StoreWriter(root / folder, ["a"], plan, 1) as writer:
+    with StoreWriter(root / folder, parts, plan, 1) as writer:
         with writer.session(0) as session:
             for _ in range(repeats): session.write(0, [message])
         writer.finish()
-    with Store.open(root / folder / "a", "a", ["a"], plan) as store:
+    with Store.open(root / folder / "a", me, ["a"], plan) as store:
         store.claim({})
         with store.confirm({}) as session:
             for _ in range(repeats): assert len(session.read(len(message))) == len(message)
@@ -269,5 +297,7 @@ before = peak()
 cycle("large", 200)
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path, certificates()], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 4096  # KiB

@@ -1,7 +1,7 @@
 """A compute party that uses up its store: the program that `test_store` kills.
 
 It agrees with its peer over a pipe and "sends" by appending to a log what it took: every line is a byte that left.
-Imports nothing but the store, so that it starts in milliseconds.
+Imports nothing but the store and its keys, so that it starts at once.
 """
 
 import hashlib
@@ -11,7 +11,9 @@ import socket
 import sys
 from pathlib import Path
 
+from mpc_imaging.parties.parts import recipient
 from mpc_imaging.randomness.store import Store
+from mpc_imaging.transport.certificates import Credentials
 
 PARTIES = ("a", "b")
 PLAN = "5e" * 32
@@ -27,10 +29,11 @@ def _exchange(link, hello):
     return json.loads(line) if line.endswith(b"\n") else None
 
 
-def main(folder: str, party: str, descriptor: int, log: int) -> None:
+def main(folder: str, party: str, certificates: str, descriptor: int, log: int) -> None:
     """Open the store and use session after session until the peer is gone or this process is killed."""
     peer = PARTIES[1 - PARTIES.index(party)]
-    with Store.open(Path(folder), party, PARTIES, PLAN) as store:
+    mine = recipient(Credentials(Path(certificates)), party, "dealer")
+    with Store.open(Path(folder), mine, PARTIES, PLAN) as store:
         link = socket.socket(fileno=descriptor).makefile("rwb", buffering=0)
         while True:
             theirs = _exchange(link, store.hello())
@@ -46,4 +49,4 @@ def main(folder: str, party: str, descriptor: int, log: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

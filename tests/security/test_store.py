@@ -18,11 +18,12 @@ import pytest
 
 from mpc_imaging.randomness import store_files
 from mpc_imaging.randomness.store import Store, StoreError, StoreWriter
+from tests.randomness.stores import certificates, part_sealers, recipient_of
 from tests.security.store_party import PARTIES, PLAN
 
 
 def make_store(root, count, monkeypatch):
-    with monkeypatch.context() as patch, StoreWriter(root, PARTIES, PLAN, count) as writer:
+    with monkeypatch.context() as patch, StoreWriter(root, part_sealers(PARTIES), PLAN, count) as writer:
         patch.setattr(os, "fsync", lambda descriptor: None)  # thousands of files: only the marks are on trial here
         for number in range(count):
             with writer.session(number) as session:
@@ -35,7 +36,8 @@ def start_pair(root, log):
     links = socket.socketpair()
     pair = []
     for party, link in zip(PARTIES, links, strict=True):
-        command = [sys.executable, "-m", "tests.security.store_party", root / party, party, link.fileno(), log]
+        mine = certificates() / party
+        command = [sys.executable, "-m", "tests.security.store_party", root / party, party, mine, link.fileno(), log]
         pair.append(subprocess.Popen([str(word) for word in command], pass_fds=(link.fileno(), log)))
         link.close()
     return pair
@@ -84,7 +86,7 @@ def test_kill_at_random_points_and_no_session_is_used_twice(tmp_path, monkeypatc
     assert all(len(ids) == 1 for ids in key_ids.values()), "the parties took different sessions"
     for party, indices in used.items():
         assert indices == sorted(set(indices)), f"{party} went back"
-        with Store.open(root / party, party, PARTIES, PLAN) as store:
+        with Store.open(root / party, recipient_of(party), PARTIES, PLAN) as store:
             assert store.next_index > max(indices)
     assert len(set(used["a"]) & set(used["b"])) >= kills // 2  # or they never computed together, and nothing was shown
 
@@ -150,7 +152,7 @@ def test_power_cut_at_every_step_never_gives_a_session_back(tmp_path, monkeypatc
         with monkeypatch.context() as patch:
             disk = Disk(folder, spare, cuts, patch)
             try:
-                with Store.open(folder, "a", PARTIES, PLAN) as store:
+                with Store.open(folder, recipient_of("a"), PARTIES, PLAN) as store:
                     for index in range(2):
                         assert store.claim({"b": hello_of("b", store.hello(), index)}) == index
                         left = index + 1
@@ -159,7 +161,7 @@ def test_power_cut_at_every_step_never_gives_a_session_back(tmp_path, monkeypatc
             except PowerCut:
                 pass
         after = spare if survivor == "only what was synced" else folder
-        with Store.open(after, "a", PARTIES, PLAN) as store:
+        with Store.open(after, recipient_of("a"), PARTIES, PLAN) as store:
             assert left <= store.next_index <= left + 1
             nexts.add(store.next_index)
         cuts += 1
@@ -173,9 +175,9 @@ def test_without_syncing_the_power_cut_test_would_fail(tmp_path, monkeypatch):
     folder = tmp_path / "STORE" / "a"
     monkeypatch.setattr(store_files, "sync_folder", lambda folder: None)
     Disk(folder, tmp_path / "disk", None, monkeypatch)
-    with Store.open(folder, "a", PARTIES, PLAN) as store:
+    with Store.open(folder, recipient_of("a"), PARTIES, PLAN) as store:
         store.claim({"b": hello_of("b", store.hello(), 0)})
-    with Store.open(tmp_path / "disk", "a", PARTIES, PLAN) as store:
+    with Store.open(tmp_path / "disk", recipient_of("a"), PARTIES, PLAN) as store:
         assert store.next_index == 0
 
 
@@ -183,21 +185,21 @@ def test_marks_put_back_alone_are_noticed_from_the_missing_session(tmp_path, mon
     make_store(tmp_path / "STORE", 3, monkeypatch)
     folder = tmp_path / "STORE" / "a"
     marks = (folder / "used.json").read_bytes()
-    with Store.open(folder, "a", PARTIES, PLAN) as store:
+    with Store.open(folder, recipient_of("a"), PARTIES, PLAN) as store:
         store.claim({"b": hello_of("b", store.hello(), 0)})
         store.confirm({"b": hello_of("b", store.hello(), 1)}).close()
     (folder / "used.json").write_bytes(marks)
     with pytest.raises(StoreError, match="session 0 is missing in a's store"):
-        Store.open(folder, "a", PARTIES, PLAN)
+        Store.open(folder, recipient_of("a"), PARTIES, PLAN)
 
 
 def test_a_used_session_leaves_no_key_in_the_folder(tmp_path, monkeypatch):
     make_store(tmp_path / "STORE", 3, monkeypatch)
     folder = tmp_path / "STORE" / "a"
-    with Store.open(folder, "a", PARTIES, PLAN) as store:
+    with Store.open(folder, recipient_of("a"), PARTIES, PLAN) as store:
         store.claim({"b": hello_of("b", store.hello(), 1)})
         with store.confirm({"b": hello_of("b", store.hello(), 2)}) as session:
             key = session.key
-    Store.open(folder, "a", PARTIES, PLAN).close()
+    Store.open(folder, recipient_of("a"), PARTIES, PLAN).close()
     assert [path.name for path in (folder / "sessions").iterdir()] == ["000002.bin"]
     assert all(key not in path.read_bytes() for path in folder.rglob("*") if path.is_file())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpc_imaging.errors import PeerLostError, RandomnessError
+from mpc_imaging.parties.parts import sealers
 from mpc_imaging.preprocess import write_store
 from mpc_imaging.randomness.demands import Mask, TruncationPair
 from mpc_imaging.randomness.plan import Plan, Segment
@@ -24,14 +25,15 @@ def no_sync(monkeypatch):
 
 
 @pytest.fixture
-def meet(consortium, tmp_path):
+def meet(consortium, certificates, tmp_path):
     """Lets a and b run something with their stores; what each returned or raised."""
-    write_store(tmp_path / "store", ["a", "b"], PLAN, 2)
+    write_store(tmp_path / "store", sealers(certificates / "dealer", "dealer", ["a", "b"]), PLAN, 2)
 
     def begin(part, prepare=lambda parties: None):
         parties = consortium("two")
         parties.settings.randomness.mode = RandomnessMode.stored
         parties.settings.randomness.store = str(tmp_path / "store")
+        parties.settings.randomness.witness = str(tmp_path)
         prepare(parties)
         return parties, parties.run(part)
 
@@ -40,7 +42,7 @@ def meet(consortium, tmp_path):
 
 def _taking(demands):
     def part(session):
-        with stored.provider(session, PLAN) as provider:
+        with stored.begin(session, PLAN) as taken, stored.provider(session, PLAN, taken) as provider:
             return [[array.copy() for array in provider.get(demand).shares] for demand in demands]
 
     return part
@@ -79,7 +81,7 @@ def test_what_is_not_as_planned_ends_the_session(meet, demands, text):
 
 def test_a_session_that_is_not_needed_whole_ends_well(meet):
     def part(session):
-        with stored.provider(session, PLAN) as provider:
+        with stored.begin(session, PLAN) as taken, stored.provider(session, PLAN, taken) as provider:
             provider.get(DEMANDS[0])
             return provider.discard()
 
@@ -91,7 +93,7 @@ def test_a_session_that_is_not_needed_whole_ends_well(meet):
 
 def test_a_session_whose_run_failed_is_used_up(meet):
     def fail(session):
-        with stored.provider(session, PLAN):
+        with stored.begin(session, PLAN):
             raise RandomnessError("something else")
 
     meet({"a": fail, "b": _taking(DEMANDS)})
@@ -99,8 +101,8 @@ def test_a_session_whose_run_failed_is_used_up(meet):
     assert parties.entries("a", "stored")[0]["index"] == 1
 
 
-def test_stores_of_different_runs_of_preprocess(meet, tmp_path):
-    write_store(tmp_path / "other", ["a", "b"], PLAN, 2)
+def test_stores_of_different_runs_of_preprocess(meet, certificates, tmp_path):
+    write_store(tmp_path / "other", sealers(certificates / "dealer", "dealer", ["a", "b"]), PLAN, 2)
     shutil.rmtree(tmp_path / "store" / "b")
     (tmp_path / "other" / "b").rename(tmp_path / "store" / "b")
     _, results = meet(_taking(DEMANDS))
