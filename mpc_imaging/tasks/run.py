@@ -13,6 +13,7 @@ import torch
 
 from mpc_imaging.parties.session import Session
 from mpc_imaging.settings import Method, ProtocolName, RandomnessMode, Settings, StopMetric, TaskKind, WeightsSource
+from mpc_imaging.tasks import links
 
 log = logging.getLogger("mpc_imaging.party")
 
@@ -41,6 +42,7 @@ def _deal(settings: Settings, party: str, folder: Path, certificates: Path, list
     with Session.open(settings, party, folder, certificates, listener) as session:
         if settings.protocol.name is ProtocolName.insecure_simulation:
             return
+        links.make_ready(session, None)
         keys = [session.key(name, "correlations") for name in session.compute]
         if has_plan(settings) and settings.stops_early():
             plans = stream_phases(
@@ -157,16 +159,20 @@ def _own_cine(settings: Settings, party: str, folder: Path, record: Callable[...
 
 
 def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule, start: Any) -> Any:
-    """The plan on which the compute parties agree; None at other parties, and where there is no plan."""
-    if not has_plan(session.settings):
-        return None
-    plan = None
-    if session.rank is not None:
-        from mpc_imaging.tasks.rehearsal import rehearse
+    """The plan on which the compute parties agree; None at other parties, and where there is no plan.
 
-        plan = rehearse(session.settings, catalogue.counts, session.rank, prepared, start.blank()).plan
-    session.agree_on_plan(None if plan is None else plan.digest)
-    return plan
+    Then all links are ready for what the session will carry.
+    """
+    rehearsal = None
+    if has_plan(session.settings):
+        if session.rank is not None:
+            from mpc_imaging.tasks.rehearsal import rehearse
+
+            rehearsal = rehearse(session.settings, catalogue.counts, session.rank, prepared, start.blank())
+        session.agree_on_plan(None if rehearsal is None else rehearsal.plan.digest)
+    if session.settings.protocol.name is not ProtocolName.insecure_simulation:
+        links.make_ready(session, None if rehearsal is None else rehearsal.links)
+    return None if rehearsal is None else rehearsal.plan
 
 
 def has_plan(settings: Settings) -> bool:

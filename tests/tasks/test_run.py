@@ -27,6 +27,7 @@ def _using(summaries):
     """Compute parties that ask for nothing, and say what they used (on_demand)."""
 
     def part(session):
+        session.mesh.prepare({"dealer": 0})
         if session.me == session.compute[-1]:
             session.mesh.send("dealer", Kind.REQUEST, b"null")
         session.mesh.send_json("dealer", summaries[session.me])
