@@ -111,7 +111,7 @@ def _take_part(
         streaming = settings.task.kind is TaskKind.stream
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)
-        own, backbone, noted, twice, prefetcher = None, None, {}, [], None
+        own, loaded, backbone, noted, twice, prefetcher = None, None, None, {}, [], None
 
         def record(event: str, **details: Any) -> None:
             session.ledger.write(event, **details)
@@ -121,11 +121,13 @@ def _take_part(
             own, prefetcher = _own_cine(settings, party, folder, record)
         elif party in settings.data_owners():
             loaded = load_party(settings, party, folder, splits, record)
-            twice = duplicates.check(session, loaded)
             own, backbone = own_inputs(settings, loaded, bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         catalogue = inputs.announce(session, splits, own, backbone)
+        if settings.finds_duplicates():
+            twice = [] if loaded is None else duplicates.check(session, loaded, catalogue.counts)
+            inputs.confirm(session, catalogue)
         start = starting_point(session, checkpoints, catalogue.counts)
         plan = _plan(session, catalogue, prepared, start)
         if checkpoints is not None and plan is not None:

@@ -125,7 +125,8 @@ class Channel:
         elif self._tls.sent_octets + size > records.LIMIT_OCTETS and kind not in (Kind.ABORT, Kind.BYE):
             raise TransportError(
                 f"{self.me} stops at step {self.send_step}: the last TLS key made ready with {self.peer} has "
-                f"protected {self._tls.sent_octets / 1e9:.0f} GB, near the limit of AES-GCM; divide the task into several sessions"
+                f"protected {self._tls.sent_octets / 1e9:.0f} GB, near the limit of AES-GCM; divide the task into "
+                "several sessions"
             )
 
     def push(self) -> None:
