@@ -29,6 +29,7 @@ from mpc_imaging.transport import certificates
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line on stderr."""
+    hardening.harden()
     args = _parser().parse_args(argv)
     try:
         args.run(args)

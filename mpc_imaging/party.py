@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from mpc_imaging import settings as config
+from mpc_imaging import hardening, settings as config
 from mpc_imaging.commands import Parser
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.settings import Role, Settings
@@ -189,6 +189,7 @@ def _report(settings: Settings, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one party; returns the exit code. The last line on stderr is the cause of a failure."""
+    hardening.harden()
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # logs, predictions and shares are this party's alone
     if arguments.watch_stdin:

@@ -4,8 +4,8 @@ Each two owners compare digests of their decoded pixels, at the size and with th
 other parties take no part. An owner learns which of its images the other has too, and in which of its splits: an image
 that one trains on and the other tests on is a leak that neither can see alone.
 
-All have announced their numbers of images before. An owner compares as many, and shares as many later: what it puts into
-its set to find out whether the other has it, it must have announced as its own.
+All have announced their numbers of images before. An owner compares as many, and shares as many later: what it puts
+into its set to find out whether the other has it, it must have announced as its own.
 """
 
 from __future__ import annotations

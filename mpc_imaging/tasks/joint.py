@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mpc_imaging import settings as config
+from mpc_imaging import hardening, settings as config
 from mpc_imaging.baselines.federated import joint_reference, run_federated
 from mpc_imaging.baselines.plaintext import PlaintextResult, predict, run_plaintext
 from mpc_imaging.data import load_party
@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write metrics.json and report.html of a finished local run."""
     parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
+    hardening.harden()
     run = parser.parse_args(argv).run
     os.umask(0o077)
     try:
