@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpc_imaging import hardening
 from mpc_imaging.errors import MPCImagingError
 from mpc_imaging.transport import certificates
 

@@ -64,11 +64,19 @@ class Session:
 
     Use as a context manager: an error inside tells all peers its public cause and ends the session.
 
-    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names, by rank) and
-    ``rank`` (this party's place among them, or None).
+    Attributes: ``settings``, ``mesh``, ``ledger``, ``me``, ``compute`` (the compute parties' names, by rank),
+    ``rank`` (this party's place among them, or None), and ``one_machine``: whether the launcher runs all parties here.
     """
 
-    def __init__(self, settings: Settings, mesh: Mesh, ledger: Ledger, keys: dict[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        mesh: Mesh,
+        ledger: Ledger,
+        keys: dict[str, bytes] | None = None,
+        one_machine: bool = False,
+    ) -> None:
+        self.one_machine = one_machine
         self.settings, self.mesh, self.ledger = settings, mesh, ledger
         self.me = mesh.me
         self.compute = settings.compute_parties()
@@ -87,12 +95,18 @@ class Session:
 
     @classmethod
     def open(
-        cls, settings: Settings, me: str, folder: Path, certificates: Path, listener: socket.socket | None = None
+        cls,
+        settings: Settings,
+        me: str,
+        folder: Path,
+        certificates: Path,
+        listener: socket.socket | None = None,
+        one_machine: bool = False,
     ) -> Session:
         """Connect to all peers of ``me`` and shake hands.
 
         folder: gets the ledger. certificates: holds ca.crt, party.crt and party.key of ``me``. listener: where peers
-        connect, if not at the address of ``me`` in the topology; closed in the end.
+        connect, if not at the address of ``me`` in the topology; closed in the end. one_machine: as said above.
         Raises `CertificateError` for a folder that cannot be used, `TransportError` for peers that are missing or not
         who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
@@ -109,7 +123,7 @@ class Session:
             leader=compute[0],
         )
         try:
-            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"))
+            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"), one_machine=one_machine)
         except BaseException as error:
             mesh.abort(public_cause(error))
             raise

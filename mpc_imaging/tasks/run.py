@@ -19,53 +19,61 @@ log = logging.getLogger("mpc_imaging.party")
 
 
 def run_party(
-    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+    settings: Settings,
+    party: str,
+    folder: Path,
+    certificates: Path,
+    listener: socket.socket | None,
+    progress: bool,
+    one_machine: bool = False,
 ) -> None:
     """Take part as ``party``, or as the dealer.
 
     folder: parties/<name> of the run, which gets the ledger and the results. certificates: ca.crt, party.crt and
-    party.key. listener: where peers connect, if not at the party's address in the topology.
+    party.key. listener: where peers connect, if not at the party's address in the topology. one_machine: whether all
+    parties run on this machine, as the launcher alone knows.
     Raises any `MPCImagingError`; the peers are then told a cause that names no file.
     """
     if party == settings.dealer():
-        _deal(settings, party, folder, certificates, listener)
+        with Session.open(settings, party, folder, certificates, listener, one_machine) as session:
+            _deal(session)
     else:
-        _take_part(settings, party, folder, certificates, listener, progress)
+        _take_part(settings, party, folder, certificates, listener, progress, one_machine)
 
 
-def _deal(settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None) -> None:
+def _deal(session: Session) -> None:
     # Imported where it runs: the dealer needs neither data nor models, the others not the dealer.
     from mpc_imaging.randomness import phases
     from mpc_imaging.randomness.dealer import serve_requests, stream_phases, stream_plan
 
     summary: dict[str, Any]
-    with Session.open(settings, party, folder, certificates, listener) as session:
-        if settings.protocol.name is ProtocolName.insecure_simulation:
-            return
-        links.make_ready(session, None)
-        keys = [session.key(name, "correlations") for name in session.compute]
-        if has_plan(settings) and settings.stops_early():
-            plans = stream_phases(
-                session.mesh,
-                session.compute,
-                lambda number: [session.key(name, phases.purpose(number)) for name in session.compute],
-                _workers(settings),
-            )
-            summary = {"demands": sum(plan.count for plan in plans), "digest": phases.digest(plans)}
-        elif has_plan(settings):
-            plan = stream_plan(session.mesh, session.compute, keys, _workers(settings))
-            summary = {"demands": plan.count, "digest": plan.digest}
-        else:
-            summary = serve_requests(session.mesh, session.compute, keys).summary()
-        log.info("served %d demands", summary["demands"])
-        session.ledger.write("served", session=session.mesh.session_id.hex(), **summary)
+    settings = session.settings
+    if settings.protocol.name is ProtocolName.insecure_simulation:
+        return
+    links.make_ready(session, None)
+    keys = [session.key(name, "correlations") for name in session.compute]
+    if has_plan(settings) and settings.stops_early():
+        plans = stream_phases(
+            session.mesh,
+            session.compute,
+            lambda number: [session.key(name, phases.purpose(number)) for name in session.compute],
+            _workers(session),
+        )
+        summary = {"demands": sum(plan.count for plan in plans), "digest": phases.digest(plans)}
+    elif has_plan(settings):
+        plan = stream_plan(session.mesh, session.compute, keys, _workers(session))
+        summary = {"demands": plan.count, "digest": plan.digest}
+    else:
+        summary = serve_requests(session.mesh, session.compute, keys).summary()
+    log.info("served %d demands", summary["demands"])
+    session.ledger.write("served", session=session.mesh.session_id.hex(), **summary)
 
 
-def _workers(settings: Settings) -> int:
+def _workers(session: Session) -> int:
     """Workers of the dealer's pool: all cores it may use, unless it shares them with the parties."""
     from mpc_imaging.randomness.pool import cores
 
-    return 1 if settings.on_one_machine() else cores()
+    return 1 if session.one_machine else cores()
 
 
 def needed_splits(settings: Settings) -> list[str]:
@@ -91,7 +99,13 @@ def shared_splits(settings: Settings) -> list[str]:
 
 
 def _take_part(
-    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+    settings: Settings,
+    party: str,
+    folder: Path,
+    certificates: Path,
+    listener: socket.socket | None,
+    progress: bool,
+    one_machine: bool,
 ) -> None:
     from mpc_imaging.data import load_party
     from mpc_imaging.tasks import duplicates, inputs, stored, weights
@@ -105,7 +119,7 @@ def _take_part(
     splits = needed_splits(settings)
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
-    with Session.open(settings, party, folder, certificates, listener) as session:
+    with Session.open(settings, party, folder, certificates, listener, one_machine) as session:
         stored.check(session)
         training = settings.task.kind is TaskKind.train and session.rank is not None
         streaming = settings.task.kind is TaskKind.stream

@@ -71,6 +71,15 @@ def test_splits_that_a_task_needs(consortium):
     assert run.needed_splits(settings) == ["train"], "nobody sees how validation goes"
 
 
+def test_only_the_launcher_knows_of_one_machine(consortium, monkeypatch):
+    """Loopback addresses are those of tunnels as well: a dealer uses all its cores unless it is told otherwise."""
+    monkeypatch.setattr("mpc_imaging.randomness.pool.cores", lambda: 7)
+    for one_machine, workers in ((True, 1), (False, 7)):
+        parties = consortium("two")
+        parties.one_machine = one_machine
+        assert set(parties.all(run._workers).values()) == {workers}
+
+
 def test_a_dealer_that_has_nothing_to_do_leaves(consortium):
     parties = consortium("two")
     parties.settings.protocol.name = ProtocolName.insecure_simulation
