@@ -32,10 +32,12 @@ def _run(folder, monkeypatch, *arguments, timeout_s=300):
 def test_everything_comes_out_as_without(tmp_path, monkeypatch, overrides, processes):
     run, switches = _run(tmp_path, monkeypatch, *TINY, *overrides)
     assert run.code == 0, run.output
-    fidelity = run.metrics["fidelity"]
-    assert fidelity["agreeing"] == run.metrics["images"] == 12
-    assert fidelity["max_logit_error"] is None or fidelity["max_logit_error"] < 0.01
-    assert len(switches) == processes and sum(map(len, switches)) > 30
+    fidelity, metrics = run.metrics["fidelity"], run.metrics
+    if fidelity is None:  # only counts are opened
+        assert metrics["secure"]["accuracy"] == metrics["plaintext"]["accuracy"]
+    else:
+        assert fidelity["agreeing"] == metrics["images"] == 12 and fidelity["max_logit_error"] < 0.01
+    assert len(switches) == processes and min(map(len, switches)) >= 3 and sum(map(len, switches)) > 20
 
 
 @pytest.mark.slow
