@@ -7,7 +7,9 @@ shared, and the weights opened where the protocol does that. Results are not ope
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ from mpc_imaging.settings import (
     TopologySettings,
     TransportSettings,
 )
+from mpc_imaging.tasks import links
 from mpc_imaging.tasks.run import run_party
 from mpc_imaging.transport.frames import SESSION_SIZE, Kind
 
@@ -84,12 +87,15 @@ class OurParty:
         # A session closes its listener; peers of the next one may call before this party is ready.
         listener = self._listener.dup()
         if self._job is None:
-            run_party(self._settings, self._name, self._folder, self._folder, listener, progress=False)
+            run_party(
+                self._settings, self._name, self._folder, self._folder, listener, progress=False, one_machine=True
+            )
             return {}, {}
         from mpc_imaging.tasks.compute import engine, randomness
 
         with (
-            Session.open(self._settings, self._name, self._folder, self._folder, listener) as session,
+            Session.open(self._settings, self._name, self._folder, self._folder, listener, one_machine=True) as session,
+            _ready_for(session),
             randomness(session, self._plan) as provider,
             engine(session, provider) as meter,
         ):
@@ -108,6 +114,13 @@ class OurParty:
             shares = {name: value.share for name, value in result.items()}
             bits = {f"{name}{BITS}": torch.tensor(value.encoder._precision_bits) for name, value in result.items()}
             return {"setup": setup, "compute": cost}, shares | bits
+
+
+@contextlib.contextmanager
+def _ready_for(session: Session) -> Iterator[None]:
+    """What every party of a session does before inputs are shared."""
+    links.make_ready(session, dict.fromkeys(session.mesh.peers, 0))
+    yield
 
 
 def _rehearse(settings: Settings, name: str, job: _Job) -> Plan:

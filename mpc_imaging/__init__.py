@@ -3,4 +3,4 @@
 Start with ``python -m mpc_imaging --help``. README.md describes the architecture, SECURITY.md the threat model.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"

@@ -170,7 +170,7 @@ def _check_sweep(sweep: list[list[str]], config_dirs: list[Path], config_name: s
 def _local_problems(settings: Settings) -> list[str]:
     """Why these settings cannot be run by one machine for all parties."""
     problems = []
-    for name in settings.participants() if not settings.on_one_machine() else ():
+    for name in settings.participants() if not settings.has_loopback_addresses() else ():
         address, command = settings.topology.parties[name].address, f"python -m mpc_imaging.party party={name}"
         what = f"{address}: not all parties are on this machine; start {name} on its own with {command}"
         problems.append(Problem(f"topology.parties.{name}.address", what))
@@ -207,7 +207,7 @@ def _report_jointly(run_dir: Path) -> None:
     """Compare with plaintext in a process of its own, which may see what all parties saw: only a simulation may."""
     log = run_dir / "report_stderr.txt"
     with log.open("wb") as stderr:
-        command = [sys.executable, "-m", "mpc_imaging.tasks.joint", str(run_dir)]
+        command = [sys.executable, "-m", "mpc_imaging.tasks.joint", str(run_dir), "--one-machine"]
         code = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=stderr).returncode
     if code:
         raise LaunchError(f"report: {last_line(log) or f'ended with exit code {code}'}", code if code > 0 else 1)

@@ -26,12 +26,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mpc_imaging import hardening
 from mpc_imaging.errors import MPCImagingError
 from mpc_imaging.transport import certificates
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line on stderr."""
+    hardening.harden()
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from mpc_imaging import local_files, settings as config
+from mpc_imaging import hardening, local_files, settings as config
 from mpc_imaging.commands import Parser
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
 from mpc_imaging.settings import Role, Settings
@@ -77,6 +77,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--watch-stdin", action="store_true", help=argparse.SUPPRESS)
+    # The launcher's word that it runs all parties here. Addresses cannot tell: those of tunnels look the same.
+    parser.add_argument("--one-machine", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(argv)
 
 
@@ -88,7 +90,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
     if arguments.config_file is not None:
         if overrides:
             raise ConfigError([f"--config-file fixes the configuration: leave out {' '.join(overrides)}"])
-        settings = _load(arguments.config_file, named[0])
+        settings = _load(arguments.config_file, None if arguments.one_machine else named[0])
     else:
         from mpc_imaging.compose import compose_settings
 
@@ -103,7 +105,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
     return settings, named[0]
 
 
-def _load(path: Path, party: str) -> Settings:
+def _load(path: Path, party: str | None) -> Settings:
     try:
         return config.load(path, party)
     except OSError as error:
@@ -167,7 +169,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, party: str, certific
     from mpc_imaging.tasks.run import run_party
 
     progress = arguments.progress or arguments.listen_fd is None
-    run_party(settings, party, folder, certificates, listener, progress)
+    run_party(settings, party, folder, certificates, listener, progress, arguments.one_machine)
     if arguments.listen_fd is None and Role.dealer not in settings.topology.parties[party].roles:
         _report(settings, folder)
 
@@ -189,6 +191,7 @@ def _report(settings: Settings, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one party; returns the exit code. The last line on stderr is the cause of a failure."""
+    hardening.harden()
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # logs, predictions and shares are this party's alone
     if arguments.watch_stdin:

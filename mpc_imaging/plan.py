@@ -20,7 +20,16 @@ from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.compose import compose, compose_settings
 from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
 from mpc_imaging.reading import did_you_mean, read
-from mpc_imaging.settings import SPLITS, RandomnessMode, Role, Settings, TaskKind, from_mapping, to_mapping
+from mpc_imaging.settings import (
+    SPLITS,
+    ProtocolName,
+    RandomnessMode,
+    Role,
+    Settings,
+    TaskKind,
+    from_mapping,
+    to_mapping,
+)
 
 if TYPE_CHECKING:
     from mpc_imaging.tasks.rehearsal import Rehearsal
@@ -104,8 +113,15 @@ def settings_of(overrides: Sequence[str], config_dirs: Sequence[str], stated: bo
         party.address = f"127.0.0.1:{port}"
     if settings.randomness.mode is RandomnessMode.stored:
         settings.randomness.store = "."
+    # Nor is anything simulated: what needs a plan says itself that a simulation has none.
+    protocol = settings.protocol.name
+    if protocol is ProtocolName.insecure_simulation:
+        settings.protocol.name = ProtocolName.auto
     try:
-        return from_mapping(to_mapping(settings), dealers[0] if stated else None)
+        planned = from_mapping(to_mapping(settings), dealers[0] if stated else None)
+        if protocol is ProtocolName.insecure_simulation:
+            planned.protocol.name = protocol
+        return planned
     except ConfigError as error:
         hint = "; or say how many images there are, with --images"
         raise ConfigError([p + hint if p.startswith("data.path") else p for p in error.problems]) from None

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpc_imaging import hardening
 from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.errors import ConfigError, MPCImagingError, RandomnessError
 from mpc_imaging.parties import parts
@@ -82,6 +83,7 @@ class _PlanError(MPCImagingError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the store; returns the exit code: 2 for what cannot be begun, else 1 for what went wrong."""
+    hardening.harden()
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     os.umask(0o077)  # a store is nobody's but its party's
     try:

@@ -182,8 +182,8 @@ class Settings:
         chosen = self.task.kind is TaskKind.train and stop.metric is not StopMetric.none and stop.patience is not None
         return chosen and bool(self.recipients("epoch"))
 
-    def on_one_machine(self) -> bool:
-        """Whether every address is a loopback address: only then may a run be simulated or compared with plaintext."""
+    def has_loopback_addresses(self) -> bool:
+        """Whether every address is a loopback address. This says nothing of where parties are (tunnels)."""
         hosts = [split_address(self.topology.parties[name].address)[0] for name in self.participants()]
         return all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
 

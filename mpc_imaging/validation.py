@@ -266,8 +266,12 @@ def _protocol(settings: Settings, party: str | None) -> Iterator[Problem]:
         return
     if count not in (2, 3):
         yield Problem("protocol.name", f"insecure_simulation takes 2 or 3 compute parties, not {count}; write auto")
+    if party is not None:
+        what = "insecure_simulation hides nothing: only python -m mpc_imaging runs it, all parties at once; write auto"
+        yield Problem("protocol.name", what)
+        return
     try:
-        local = settings.on_one_machine()
+        local = settings.has_loopback_addresses()
     except ValueError:  # a malformed address, reported with the addresses
         return
     if not local:

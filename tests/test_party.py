@@ -115,7 +115,7 @@ def test_help_teaches(call):
     assert code == 0
     for text in ("party=NAME", "party=dealer", "mpc_imaging.certs local", "--run-dir", "topology.parties.hospital_b"):
         assert text in out
-    assert "--listen-fd" not in out and "--watch-stdin" not in out, "the launcher's own"
+    assert not {"--listen-fd", "--watch-stdin", "--one-machine"} & set(out.split()), "the launcher's own"
 
 
 def test_the_example_of_help_is_what_runs(call):
@@ -215,7 +215,7 @@ def test_what_a_party_runs_with(call, ready, monkeypatch, tmp_path):
     _replace_run(monkeypatch, lambda *arguments: seen.append(arguments))
     monkeypatch.setattr(party, "_report", lambda settings, folder: seen.append(folder))
     assert call(*ready, "seed=4", "name=mine") == (0, [], "")
-    (settings, name, folder, certificates, listener, progress), reported = seen
+    (settings, name, folder, certificates, listener, progress, one_machine), reported = seen
     assert (settings.seed, name, listener, progress) == (4, "hospital_a", None, True)
     assert certificates == tmp_path / "certificates" / "hospital_a"
     assert folder == reported and folder.match("outputs/*/*_mine_*/parties/hospital_a")
@@ -250,3 +250,24 @@ def test_a_party_that_composes_nothing_imports_little():
     environment = os.environ | {"PYTHONPATH": str(root)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
     assert json.loads(result.stdout) == []
+
+
+def test_no_party_started_by_hand_takes_part_in_a_simulation(call, ready):
+    code, lines, _ = call(*ready, "protocol=insecure_simulation")
+    assert code == 2 and "insecure_simulation hides nothing: only python -m mpc_imaging runs it" in lines[-1]
+
+
+def test_what_the_launcher_alone_says(call, ready, monkeypatch, tmp_path):
+    """That all parties are on this machine comes from its command line: not from addresses, nor a shared file."""
+    told = []
+    _replace_run(monkeypatch, lambda *arguments: told.append(arguments[-1]))
+    monkeypatch.setattr(party, "_report", lambda *arguments: None)
+    settings = compose_settings([*ADDRESSES])
+    save(settings, tmp_path / "settings.yaml")
+    assert call(*ready)[0] == 0
+    file = ("party=hospital_a", "--config-file", "settings.yaml", "--certificates", "certificates/hospital_a")
+    assert call(*file)[0] == 0 and call(*file, "--one-machine")[0] == 0
+    assert told == [False, False, True]
+    settings = compose_settings([*ADDRESSES, "protocol=insecure_simulation"])
+    save(settings, tmp_path / "settings.yaml")
+    assert call(*file)[0] == 2 and call(*file, "--one-machine")[0] == 0

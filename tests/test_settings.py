@@ -294,7 +294,7 @@ def test_no_dealer_takes_part_where_randomness_is_stored() -> None:
     assert settings.participants() == ["hospital_a", "hospital_b"]
     assert from_mapping(VALID).participants() == ["hospital_a", "hospital_b", "dealer"]
     settings.topology.parties["dealer"].address = "elsewhere.example.org:9000"
-    assert settings.on_one_machine(), "nobody calls it"
+    assert settings.has_loopback_addresses(), "nobody calls it"
     mine = {f"topology.parties.hospital_{x}.address": f"{x}:9001" for x in "ab"}
     assert problems(stored | mine, "hospital_a") == [], "port 0 of the dealer does not matter"
     found = problems({"randomness.mode": "stored"} | mine, "hospital_b")
@@ -452,10 +452,23 @@ def test_bad_addresses(address: str) -> None:
         split_address(address)
 
 
-def test_on_one_machine() -> None:
+def test_loopback_addresses() -> None:
     settings = from_mapping(VALID)
     settings.topology.parties["hospital_a"].address = "[::1]:80"
     settings.topology.parties["hospital_b"].address = "localhost:80"
-    assert settings.on_one_machine()
+    assert settings.has_loopback_addresses()
     settings.topology.parties["dealer"].address = "dealer.example.org:80"
-    assert not settings.on_one_machine()
+    assert not settings.has_loopback_addresses()
+
+
+def test_only_all_parties_together_are_a_simulation() -> None:
+    """A party on its own is on a machine of its own, whatever addresses say: those of tunnels are loopback too."""
+    simulated = {"protocol.name": "insecure_simulation"}
+    assert problems(simulated) == []
+    addresses = {
+        f"topology.parties.{name}.address": f"127.0.0.1:{port}"
+        for port, name in enumerate(("hospital_a", "hospital_b", "dealer"), 9001)
+    }
+    for name in ("hospital_a", "dealer"):
+        (found,) = problems(simulated | addresses, name)
+        assert found.startswith("protocol.name: insecure_simulation hides nothing: only python -m mpc_imaging runs it")

@@ -77,7 +77,7 @@ def launch(run_dir: Path, settings: Settings, progress: bool = True, command: Co
             options = [
                 *("--config-file", str(config), "--run-dir", str(run_dir)),
                 *("--certificates", str(certificates / name)),
-                *("--listen-fd", str(listener.fileno()), "--watch-stdin"),
+                *("--listen-fd", str(listener.fileno()), "--watch-stdin", "--one-machine"),
             ]
             children.start(name, options, listener.fileno(), name == shown)
             listener.close()  # now the party's alone: if it dies, its peers are refused at once

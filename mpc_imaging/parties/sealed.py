@@ -183,13 +183,35 @@ def _file_key(key: bytes, nonce: bytes, header: Mapping[str, Any]) -> bytes:
     return derive_key(key, nonce, json.dumps(["sealed shares", *(header[entry] for entry in _BOUND)]))
 
 
-def share_key(settings: Settings, folder: Path, create: bool = True) -> bytes:
-    """The key of a party's sealed files in ``folder``, its part of a run folder (parties/<name>).
+def share_key(settings: Settings, folder: Path) -> bytes:
+    """The key to read a party's sealed files in ``folder``, its part of a run folder (parties/<name>).
 
-    It is in ``checkpoint.key_file``, else in the environment. Where all parties are on one machine, which sees all
-    shares anyway, it is ``share.key`` in the folder, made on first use if ``create``.
+    It is in ``checkpoint.key_file``, else in the environment, else beside the files, in ``share.key``.
     Raises `ConfigError` if there is none, or one that is too short or not private.
     """
+    key = _own_key(settings)
+    if key is None and (folder / KEY_FILE).exists():
+        return read_key(folder / KEY_FILE, KEY_FILE)
+    return _required(key)
+
+
+def sealing_key(settings: Settings, folder: Path, one_machine: bool) -> bytes:
+    """The key to write a party's sealed files in ``folder`` with, as in `share_key`.
+
+    Only where the launcher runs all parties on ``one_machine``, which sees all shares anyway, it may be ``share.key``
+    beside the files, made on first use. Raises `ConfigError` as `share_key`.
+    """
+    key = _own_key(settings)
+    if key is not None or not one_machine:
+        return _required(key)
+    if not (folder / KEY_FILE).exists():
+        with os_errors(f"writing {KEY_FILE}"):
+            write_durably(folder / KEY_FILE, fresh_key())
+    return read_key(folder / KEY_FILE, KEY_FILE)
+
+
+def _own_key(settings: Settings) -> bytes | None:
+    """The key that the operator gave."""
     if settings.checkpoint.key_file is not None:
         return read_key(Path(settings.checkpoint.key_file).expanduser(), "checkpoint.key_file")
     if text := os.environ.get(KEY_VARIABLE):
@@ -197,11 +219,11 @@ def share_key(settings: Settings, folder: Path, create: bool = True) -> bytes:
             if len(key := bytes.fromhex(text)) == KEY_BYTES:
                 return key
         raise ConfigError([f"{KEY_VARIABLE} holds no key; write {2 * KEY_BYTES} hex digits, as openssl rand -hex 32"])
-    path = folder / KEY_FILE
-    if create and settings.on_one_machine() and not path.exists():
-        with os_errors(f"writing {KEY_FILE}"):
-            write_durably(path, fresh_key())
-    if path.exists():
-        return read_key(path, KEY_FILE)
+    return None
+
+
+def _required(key: bytes | None) -> bytes:
+    if key is not None:
+        return key
     what = f"shares are kept encrypted, and need a key; {MAKE_KEY}, and name FILE here"
     raise ConfigError([f"checkpoint.key_file: {what}"])

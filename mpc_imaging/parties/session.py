@@ -67,7 +67,8 @@ class Session:
     Use as a context manager: an error inside tells all peers its public cause and ends the session.
 
     Attributes: ``settings``, ``mesh``, ``ledger``, ``credentials`` (None in a rehearsal), ``me``, ``compute`` (the
-    compute parties' names, by rank) and ``rank`` (this party's place among them, or None).
+    compute parties' names, by rank), ``rank`` (this party's place among them, or None), and ``one_machine``: whether
+    the launcher runs all parties here.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Session:
         ledger: Ledger,
         keys: dict[str, bytes] | None = None,
         credentials: Credentials | None = None,
+        one_machine: bool = False,
     ) -> None:
+        self.one_machine = one_machine
         self.settings, self.mesh, self.ledger, self.credentials = settings, mesh, ledger, credentials
         self.me = mesh.me
         self.compute = settings.compute_parties()
@@ -96,12 +99,18 @@ class Session:
 
     @classmethod
     def open(
-        cls, settings: Settings, me: str, folder: Path, certificates: Path, listener: socket.socket | None = None
+        cls,
+        settings: Settings,
+        me: str,
+        folder: Path,
+        certificates: Path,
+        listener: socket.socket | None = None,
+        one_machine: bool = False,
     ) -> Session:
         """Connect to all peers of ``me`` and shake hands.
 
         folder: gets the ledger. certificates: holds ca.crt, party.crt and party.key of ``me``. listener: where peers
-        connect, if not at the address of ``me`` in the topology; closed in the end.
+        connect, if not at the address of ``me`` in the topology; closed in the end. one_machine: as said above.
         Raises `CertificateError` for a folder that cannot be used, `TransportError` for peers that are missing or not
         who they should be, `SessionError` for peers that run something else and for a ledger that was altered.
         """
@@ -119,7 +128,8 @@ class Session:
             leader=compute[0],
         )
         try:
-            return cls(settings, mesh, Ledger(folder / "ledger.jsonl"), credentials=credentials)
+            ledger = Ledger(folder / "ledger.jsonl")
+            return cls(settings, mesh, ledger, credentials=credentials, one_machine=one_machine)
         except BaseException as error:
             mesh.abort(public_cause(error))
             raise

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from mpc_imaging.errors import RandomnessError
+from mpc_imaging.hardening import harden
 from mpc_imaging.randomness import correlations
 from mpc_imaging.randomness.demands import Demand
 from mpc_imaging.randomness.streams import NumberedStreams
@@ -49,7 +50,7 @@ class DealingPool:
         self._processes: Executor | None = None
         if self.workers > 1:
             context = multiprocessing.get_context("spawn")
-            self._processes = ProcessPoolExecutor(self.workers, context, _end_with_parent)
+            self._processes = ProcessPoolExecutor(self.workers, context, _begin_work)
             for _ in range(self.workers):
                 self._processes.submit(int)  # starts them now, while the parties prepare themselves
 
@@ -178,8 +179,9 @@ def _deal_into(demand: list[Any], index: int, keys: list[bytes], key_id: bytes, 
     return sizes
 
 
-def _end_with_parent() -> None:
-    """A worker ends with the dealer, however that one dies."""
+def _begin_work() -> None:
+    """A worker holds keys as the dealer does, and ends with it, however that one dies."""
+    harden()
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

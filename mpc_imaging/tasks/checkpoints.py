@@ -79,7 +79,7 @@ class Checkpoints:
     def __init__(self, session: Session, folder: Path) -> None:
         """folder: the party's run folder. Raises `ConfigError` if there is no key."""
         self._session, self._folder = session, folder / FOLDER
-        self._key = sealed.share_key(session.settings, folder)
+        self._key = sealed.sealing_key(session.settings, folder, session.one_machine)
         self._written: list[Path] = []
 
     def due(self, step: int) -> bool:
@@ -137,7 +137,7 @@ class Checkpoints:
         folder = checkpoint_folder(session.settings, session.me)
         mine = self._usable(folder)
         path = mine[_latest(session, mine)]
-        content = sealed.unseal(path, sealed.share_key(session.settings, folder.parent, create=False))
+        content = sealed.unseal(path, sealed.share_key(session.settings, folder.parent))
         self._check(path, content.header)
         point = _point(content.header, session.me)
         layout = {name: list(x.shape) for name, x in sorted(content.tensors.items())}

@@ -3,6 +3,9 @@
 Each two owners compare digests of their decoded pixels, at the size and with the window that they were read with; the
 other parties take no part. An owner learns which of its images the other has too, and in which of its splits: an image
 that one trains on and the other tests on is a leak that neither can see alone.
+
+All have announced their numbers of images before. An owner compares as many, and shares as many later: what it puts
+into its set to find out whether the other has it, it must have announced as its own.
 """
 
 from __future__ import annotations
@@ -31,14 +34,17 @@ VALUE = "duplicates"
 log = logging.getLogger("mpc_imaging.party")
 
 
-def check(session: Session, own: Mapping[str, Split]) -> list[dict[str, Any]]:
+def check(
+    session: Session, own: Mapping[str, Split], announced: Mapping[str, Mapping[str, int]]
+) -> list[dict[str, Any]]:
     """Called by every data owner, with its images: what it shares with each other owner, as findings of `data.quality`.
 
+    announced: how many images each owner has of each split, copies among them, as `inputs.announce` returned them.
     Does nothing unless the policy lists ``duplicates``. With data.quality=off the owner takes part for the sake of the
     others, and looks at nothing. Pairs follow each other in the order of the topology, so that nobody waits in a ring.
     Raises `DuplicateError` if there are any and data.quality=refuse, at once after all pairs: no party has shared
-    anything then, as all wait for all owners first. `IntersectionError`, `SessionError` for a peer that does not
-    follow the protocol.
+    anything then, as all wait for all owners first (`inputs.confirm`). `IntersectionError`, `SessionError` for a peer
+    that does not follow the protocol, or would compare more or fewer images than it announced.
     """
     settings, me = session.settings, session.me
     if not settings.finds_duplicates():
@@ -50,7 +56,7 @@ def check(session: Session, own: Mapping[str, Split]) -> list[dict[str, Any]]:
     found: list[Finding] = []
     for peer in settings.data_owners():
         if peer != me:
-            found += _compare(session, peer, own)
+            found += _compare(session, peer, own, announced)
     leaks = [finding for finding in found if finding.count]
     if leaks and settings.data.quality is Quality.refuse:
         lines = [f"{me}, {finding.split}: {finding.count} {finding.kind}" for finding in leaks]
@@ -59,12 +65,14 @@ def check(session: Session, own: Mapping[str, Split]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(finding) for finding in found]
 
 
-def _compare(session: Session, peer: str, own: Mapping[str, Split]) -> list[Finding]:
+def _compare(
+    session: Session, peer: str, own: Mapping[str, Split], announced: Mapping[str, Mapping[str, int]]
+) -> list[Finding]:
     """What this owner and ``peer`` have in common; logged by pseudonyms, and counted in the ledger."""
-    # The peer may still be reading its images.
     mine = {split: len(images.contents) for split, images in own.items()}
     session.mesh.send_json(peer, mine)
     theirs = _sizes(peer, session.me, list(own), session.mesh.receive_json(peer, wait_s=PATIENT_S))
+    _as_announced(session, peer, theirs, announced[peer])
     total, others = sum(mine.values()), sum(theirs.values())
     # Rows of a value that this owner and the peer each get their own part of.
     rows = {session.me: slice(0, total), peer: slice(total, total + others)}
@@ -98,6 +106,17 @@ def _sizes(peer: str, me: str, splits: Sequence[str], message: object) -> dict[s
     if not sound or not all(type(count) is int and 0 <= count <= MAX_IMAGES for count in message.values()):
         raise SessionError(f"{peer} announced to {me} no numbers of images of {', '.join(splits)} to compare")
     return {split: message[split] for split in splits}
+
+
+def _as_announced(session: Session, peer: str, theirs: Mapping[str, int], announced: Mapping[str, int]) -> None:
+    """Whether a peer's sets are as large as all were told. Copies of train images are not compared."""
+    for split, count in theirs.items():
+        copies = session.settings.data.augment.copies if split == "train" else 1
+        if count * copies != announced[split]:
+            raise SessionError(
+                f"{peer} would compare {count} images of {split} with {session.me}, and announced "
+                f"{announced[split] // copies} to all: ask its operator"
+            )
 
 
 def _findings(peer: str, places: Mapping[str, Sequence[frozenset[str]]]) -> list[Finding]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,12 @@ class Catalogue:
 
     counts: Mapping[str, Mapping[str, int]]
     image_shape: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex), the same wherever the same is known."""
+        text = json.dumps([list(self.image_shape), self.counts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def total(self, split: str) -> int:
         """Images of a split over all owners."""
@@ -73,6 +81,38 @@ def announce(
     for name in others:
         mesh.send_json(name, clean)
     return catalogue
+
+
+def confirm(session: Session, catalogue: Catalogue) -> None:
+    """Wait until every party but the dealer has come here, and check that all were told the same numbers of images.
+
+    Raises `SessionError` where they were not.
+    """
+    mesh, dealer = session.mesh, session.settings.dealer()
+    mine = {"told": catalogue.digest}
+    outside = [name for name in mesh.peers if name not in session.compute and name != dealer]
+    if session.rank is None:
+        for name in session.compute:
+            mesh.send_json(name, mine)
+    else:
+        for name in outside:
+            _same(session, name, mine)
+        for name in session.others:
+            mesh.send_json(name, mine)
+    for name in session.compute:
+        if name != session.me:
+            _same(session, name, mine)
+    if session.rank is not None:
+        for name in outside:
+            mesh.send_json(name, mine)
+
+
+def _same(session: Session, peer: str, mine: Mapping[str, str]) -> None:
+    if session.mesh.receive_json(peer, wait_s=PATIENT_S) != mine:
+        leader = session.compute[0]
+        raise SessionError(
+            f"{peer} was told other numbers of images than {session.me}: {leader} passed them on; ask its operator"
+        )
 
 
 def _check_backbones(session: Session, table: Mapping[str, Mapping[str, object]]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from mpc_imaging import settings as config
+from mpc_imaging import hardening, settings as config
 from mpc_imaging.baselines.federated import joint_reference, run_federated
 from mpc_imaging.baselines.plaintext import PlaintextResult, predict, run_plaintext
 from mpc_imaging.data import load_party
@@ -102,12 +102,18 @@ def main(argv: list[str] | None = None) -> int:
     """Write metrics.json and report.html of a finished local run."""
     parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
-    run = parser.parse_args(argv).run
+    parser.add_argument("--one-machine", action="store_true", help=argparse.SUPPRESS)
+    hardening.harden()
+    arguments = parser.parse_args(argv)
+    run = arguments.run
     os.umask(0o077)
     try:
+        if not arguments.one_machine:
+            what = (
+                "only python -m mpc_imaging, which ran all parties on this machine, makes the report over all of them"
+            )
+            raise ConfigError([f"{run}: {what}; else each party reports what was revealed to it"])
         settings = _settings(run)
-        if not settings.on_one_machine():
-            raise ConfigError([f"{run}: its parties are on several machines; each reports what was revealed to it"])
         # On the same number of threads as a party, so that plaintext training is the same on every machine.
         torch.set_num_threads(1)
         write_joint_report(run, settings, *plaintext_baselines(run, settings))

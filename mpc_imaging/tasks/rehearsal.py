@@ -7,6 +7,7 @@ seconds mean nothing. What a task repeats is run until two runs in a row are ali
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from mpc_imaging.randomness.phases import Phases
 from mpc_imaging.randomness.plan import Labels, Plan, Tally
 from mpc_imaging.randomness.recording import RecordingProvider
 from mpc_imaging.settings import ProtocolName, RandomnessMode, Settings, TaskKind, WeightsSource
-from mpc_imaging.tasks import compute, run, weights
+from mpc_imaging.tasks import compute, links, run, weights
 from mpc_imaging.tasks.checkpoints import Start
 from mpc_imaging.tasks.features import label_shape, sample_shape
 from mpc_imaging.tasks.feed import RehearsedFeed
@@ -33,6 +34,7 @@ from mpc_imaging.tasks.job import Job
 from mpc_imaging.tasks.progress import Progress
 from mpc_imaging.transport.frames import HEADER_SIZE, SESSION_SIZE
 from mpc_imaging.transport.loopback import LoopbackMesh
+from mpc_imaging.transport.renewal import check_spares
 from mpc_imaging.transport.traffic import Counters, TrafficSnapshot
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -49,11 +51,13 @@ class Rehearsal:
     cost: rounds, sent_bytes and dealer_bytes as in result.json; key_bytes (dealer_bytes without headers of frames),
     comparisons, levels, truncations and macs (see `Tally`).
     layers: name, op and the same numbers, of each layer in the order of first use; they add up to ``cost``.
+    links: bytes, at most, that each link of the party carries in its busier direction, by the name of its peer.
     """
 
     plan: Plan | Phases
     cost: dict[str, int]
     layers: list[dict[str, Any]]
+    links: dict[str, int]
 
 
 def rehearse(
@@ -67,7 +71,8 @@ def rehearse(
 
     counts: how many images each owner has of each split that the task needs (`run.needed_splits`). prepared: the traced
     module, if it is there already, with whatever weights. start: where a resumed task begins, with zeros for shares.
-    Raises `ConfigError` for a protocol that takes nothing from a dealer, `ModelError` as `weights.prepared_module`.
+    Raises `ConfigError` for a protocol that takes nothing from a dealer, and for more traffic than one session's TLS
+    keys may protect; `ModelError` as `weights.prepared_module`.
     """
     if settings.protocol.name is ProtocolName.insecure_simulation:
         raise ConfigError(["protocol=insecure_simulation has no plan; choose another protocol"])
@@ -90,6 +95,7 @@ def rehearse(
         meter.start()
         run.perform(job, prepared, model, data)
         cost = meter.cost()
+        traffic = mesh.traffic.snapshot()
         phases = repeats.phases()
     plan = Phases(tuple(phase.plan for phase in phases)) if settings.stops_early() else phases[0].plan
     tallies = _tallies(phases, rank)
@@ -102,7 +108,12 @@ def rehearse(
     rest = {name: value - sum(layer[name] for layer in layers) for name, value in total.items()}
     if any(rest.values()):
         layers.append({"name": OUTPUTS[0], "op": OUTPUTS[1], **rest})
-    return Rehearsal(plan, total, layers)
+    image = math.prod(sample_shape(settings)) + math.prod(label_shape(settings))
+    values = sum(x.numel() for x in prepared.state_dict().values())
+    dealt = plan.tally(rank) if on_wire else Tally()
+    carried = links.carried(settings, me, counts, image, values, traffic, dealt)
+    check_spares(carried)
+    return Rehearsal(plan, total, layers, carried)
 
 
 def _tallies(phases: Sequence[_Phase], rank: int) -> dict[Hashable, Tally]:

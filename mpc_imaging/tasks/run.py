@@ -14,57 +14,67 @@ import torch
 
 from mpc_imaging.parties.session import Session
 from mpc_imaging.settings import Method, ProtocolName, RandomnessMode, Settings, StopMetric, TaskKind, WeightsSource
+from mpc_imaging.tasks import links
 
 log = logging.getLogger("mpc_imaging.party")
 
 
 def run_party(
-    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+    settings: Settings,
+    party: str,
+    folder: Path,
+    certificates: Path,
+    listener: socket.socket | None,
+    progress: bool,
+    one_machine: bool = False,
 ) -> None:
     """Take part as ``party``, or as the dealer.
 
     folder: parties/<name> of the run, which gets the ledger and the results. certificates: ca.crt, party.crt and
-    party.key. listener: where peers connect, if not at the party's address in the topology.
+    party.key. listener: where peers connect, if not at the party's address in the topology. one_machine: whether all
+    parties run on this machine, as the launcher alone knows.
     Raises any `MPCImagingError`; the peers are then told a cause that names no file.
     """
     if party == settings.dealer():
-        _deal(settings, party, folder, certificates, listener)
+        with Session.open(settings, party, folder, certificates, listener, one_machine) as session:
+            _deal(session)
     else:
-        _take_part(settings, party, folder, certificates, listener, progress)
+        _take_part(settings, party, folder, certificates, listener, progress, one_machine)
 
 
-def _deal(settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None) -> None:
+def _deal(session: Session) -> None:
     # Imported where it runs: the dealer needs neither data nor models, the others not the dealer.
     from mpc_imaging.randomness import phases
     from mpc_imaging.randomness.dealer import serve_requests, stream_phases, stream_plan
 
     summary: dict[str, Any]
-    with Session.open(settings, party, folder, certificates, listener) as session:
-        if settings.protocol.name is ProtocolName.insecure_simulation:
-            return
-        keys = [session.key(name, "correlations") for name in session.compute]
-        if has_plan(settings) and settings.stops_early():
-            plans = stream_phases(
-                session.mesh,
-                session.compute,
-                lambda number: [session.key(name, phases.purpose(number)) for name in session.compute],
-                _workers(settings),
-            )
-            summary = {"demands": sum(plan.count for plan in plans), "digest": phases.digest(plans)}
-        elif has_plan(settings):
-            plan = stream_plan(session.mesh, session.compute, keys, _workers(settings))
-            summary = {"demands": plan.count, "digest": plan.digest}
-        else:
-            summary = serve_requests(session.mesh, session.compute, keys).summary()
-        log.info("served %d demands", summary["demands"])
-        session.ledger.write("served", session=session.mesh.session_id.hex(), **summary)
+    settings = session.settings
+    if settings.protocol.name is ProtocolName.insecure_simulation:
+        return
+    links.make_ready(session, None)
+    keys = [session.key(name, "correlations") for name in session.compute]
+    if has_plan(settings) and settings.stops_early():
+        plans = stream_phases(
+            session.mesh,
+            session.compute,
+            lambda number: [session.key(name, phases.purpose(number)) for name in session.compute],
+            _workers(session),
+        )
+        summary = {"demands": sum(plan.count for plan in plans), "digest": phases.digest(plans)}
+    elif has_plan(settings):
+        plan = stream_plan(session.mesh, session.compute, keys, _workers(session))
+        summary = {"demands": plan.count, "digest": plan.digest}
+    else:
+        summary = serve_requests(session.mesh, session.compute, keys).summary()
+    log.info("served %d demands", summary["demands"])
+    session.ledger.write("served", session=session.mesh.session_id.hex(), **summary)
 
 
-def _workers(settings: Settings) -> int:
+def _workers(session: Session) -> int:
     """Workers of the dealer's pool: all cores it may use, unless it shares them with the parties."""
     from mpc_imaging.randomness.pool import cores
 
-    return 1 if settings.on_one_machine() else cores()
+    return 1 if session.one_machine else cores()
 
 
 def needed_splits(settings: Settings) -> list[str]:
@@ -90,10 +100,16 @@ def shared_splits(settings: Settings) -> list[str]:
 
 
 def _take_part(
-    settings: Settings, party: str, folder: Path, certificates: Path, listener: socket.socket | None, progress: bool
+    settings: Settings,
+    party: str,
+    folder: Path,
+    certificates: Path,
+    listener: socket.socket | None,
+    progress: bool,
+    one_machine: bool,
 ) -> None:
     from mpc_imaging.data import load_party
-    from mpc_imaging.parties.sealed import share_key
+    from mpc_imaging.parties.sealed import sealing_key
     from mpc_imaging.tasks import duplicates, inputs, stored, weights
     from mpc_imaging.tasks.checkpoints import WEIGHTS, Checkpoints, starting_point
     from mpc_imaging.tasks.features import own_inputs
@@ -105,15 +121,17 @@ def _take_part(
     splits = needed_splits(settings)
     training = settings.task.kind is TaskKind.train and party in settings.compute_parties()
     if training:
-        share_key(settings, folder)  # which a training party needs in the end: told before anybody is met
+        # Which a training party needs in the end: told before anybody is met.
+        sealing_key(settings, folder, one_machine)
     # First of all the session: peers then wait patiently while this party reads its images, and are told at once if it
     # cannot. Nothing is shared before all have announced that they are ready.
-    with Session.open(settings, party, folder, certificates, listener) as session, contextlib.ExitStack() as stack:
+    opened = Session.open(settings, party, folder, certificates, listener, one_machine)
+    with opened as session, contextlib.ExitStack() as stack:
         stored.check(session)
         streaming = settings.task.kind is TaskKind.stream
         checkpoints = Checkpoints(session, folder) if training else None
         bar = Progress(progress, session.mesh.traffic)
-        own, backbone, noted, twice, prefetcher = None, None, {}, [], None
+        own, loaded, backbone, noted, twice, prefetcher = None, None, None, {}, [], None
 
         def record(event: str, **details: Any) -> None:
             session.ledger.write(event, **details)
@@ -123,13 +141,15 @@ def _take_part(
             own, prefetcher = _own_cine(settings, party, folder, record)
         elif party in settings.data_owners():
             loaded = load_party(settings, party, folder, splits, record)
-            twice = duplicates.check(session, loaded)
             own, backbone = own_inputs(settings, loaded, bar)
         module = _owner_module(settings, folder, bar) if party == settings.model_owner() else None
         prepared = weights.prepared_module(settings, module)
         if module is not None:
             weights.check_bounds(settings, prepared)  # before anything of it is shared
         catalogue = inputs.announce(session, splits, own, backbone)
+        if settings.finds_duplicates():
+            twice = [] if loaded is None else duplicates.check(session, loaded, catalogue.counts)
+            inputs.confirm(session, catalogue)
         start = starting_point(session, checkpoints, catalogue.counts)
         plan = _plan(session, catalogue, prepared, start)
         taken = stack.enter_context(stored.begin(session, plan))
@@ -165,16 +185,20 @@ def _own_cine(settings: Settings, party: str, folder: Path, record: Callable[...
 
 
 def _plan(session: Session, catalogue: Any, prepared: torch.fx.GraphModule, start: Any) -> Any:
-    """The plan on which the compute parties agree; None at other parties, and where there is no plan."""
-    if not has_plan(session.settings):
-        return None
-    plan = None
-    if session.rank is not None:
-        from mpc_imaging.tasks.rehearsal import rehearse
+    """The plan on which the compute parties agree; None at other parties, and where there is no plan.
 
-        plan = rehearse(session.settings, catalogue.counts, session.rank, prepared, start.blank()).plan
-    session.agree_on_plan(None if plan is None else plan.digest)
-    return plan
+    Then all links are ready for what the session will carry.
+    """
+    rehearsal = None
+    if has_plan(session.settings):
+        if session.rank is not None:
+            from mpc_imaging.tasks.rehearsal import rehearse
+
+            rehearsal = rehearse(session.settings, catalogue.counts, session.rank, prepared, start.blank())
+        session.agree_on_plan(None if rehearsal is None else rehearsal.plan.digest)
+    if session.settings.protocol.name is not ProtocolName.insecure_simulation:
+        links.make_ready(session, None if rehearsal is None else rehearsal.links)
+    return None if rehearsal is None else rehearsal.plan
 
 
 def has_plan(settings: Settings) -> bool:

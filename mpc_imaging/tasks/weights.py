@@ -245,7 +245,8 @@ def write_shares(
         "fraction_bits": session.settings.protocol.fraction_bits,
         "settings": public_digests(session.settings),
     }
-    sealed.seal(folder / SHARES, shares, header | dict(extra or {}), sealed.share_key(session.settings, folder))
+    key = sealed.sealing_key(session.settings, folder, session.one_machine)
+    sealed.seal(folder / SHARES, shares, header | dict(extra or {}), key)
 
 
 def share_file(settings: Settings, party: str) -> Path:
@@ -262,7 +263,7 @@ def read_share_file(settings: Settings, party: str) -> tuple[dict[str, torch.Ten
     """
     path, name = share_file(settings, party), f"model.weights.path: the share file of {party}"
     sealed.read_header(path, name)  # a file that is missing needs no key
-    content = sealed.unseal(path, sealed.share_key(settings, path.parent, create=False), name)
+    content = sealed.unseal(path, sealed.share_key(settings, path.parent), name)
     if content.header["kind"] != "weights":
         raise DataError([f"{name} is a {content.header['kind']}; give the run folder of a training run that ended"])
     return content.tensors, content.header

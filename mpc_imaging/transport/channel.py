@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from mpc_imaging.errors import PeerLostError
-from mpc_imaging.transport import frames
+from mpc_imaging.errors import PeerLostError, TransportError
+from mpc_imaging.transport import frames, tls as records
 from mpc_imaging.transport.frames import CAUSE_LIMIT, HEADER_SIZE, NO_SESSION, FrameError, Header, Kind
-from mpc_imaging.transport.tls import CHUNK, TlsSocket
+from mpc_imaging.transport.tls import CHUNK, Successor, TlsSocket
 
 # How long the end of a session may take: to tell the peers the cause, and for them to close.
 LINGER_S = 1.0
@@ -23,6 +23,8 @@ LINGER_S = 1.0
 _BURST = 4 * CHUNK
 # Payload parts up to this size are copied into one TLS record with their neighbours.
 _SMALL = 1 << 14
+# In the queue: here the sending direction moves to its next TLS connection.
+_SWITCH = memoryview(b"")
 
 
 class PeerAbortedError(PeerLostError):
@@ -60,6 +62,7 @@ class Channel:
         self._queue: deque[memoryview] = deque()
         self._expected: tuple[Kind, int | None, int | None] = (Kind.HELLO, 0, None)
         self._cause: bytearray | None = None
+        self._switching = False
         self._head = bytearray(HEADER_SIZE)
         self._await_header()
 
@@ -88,8 +91,14 @@ class Channel:
         return wanted | select.POLLOUT if self.sending else wanted
 
     def queue(self, kind: Kind, views: Sequence[memoryview] = ()) -> int:
-        """Queue a frame whose payload is ``views``, unchanged until it is sent; returns the payload's size in bytes."""
+        """Queue a frame whose payload is ``views``, unchanged until it is sent; returns the payload's size in bytes.
+
+        Moves to a new TLS key first, where the present one has protected enough. Raises `TransportError` where no other
+        is left and the frame would be too much for it.
+        """
         size = sum(map(len, views))
+        if self._tls.sent_octets >= records.KEY_OCTETS:
+            self._renew(kind, size)
         parts: list[bytes | memoryview] = [frames.encode(kind, self.session, self.send_step, size)]
         self.send_step += 1
         for view in views:
@@ -104,12 +113,33 @@ class Channel:
             self._queue.append(memoryview(b"".join(parts)))
         return size
 
+    def _renew(self, kind: Kind, size: int) -> None:
+        if self._switching:
+            return
+        if self._tls.spares:
+            self._switching = True
+            # A frame of its own is a record of its own: nothing may follow it under the old key.
+            self._queue.append(memoryview(frames.encode(Kind.SWITCH, self.session, self.send_step, 0)))
+            self._queue.append(_SWITCH)
+            self.send_step += 1
+        elif self._tls.sent_octets + size > records.LIMIT_OCTETS and kind not in (Kind.ABORT, Kind.BYE):
+            raise TransportError(
+                f"{self.me} stops at step {self.send_step}: the last TLS key made ready with {self.peer} has "
+                f"protected {self._tls.sent_octets / 1e9:.0f} GB, near the limit of AES-GCM; divide the task into "
+                "several sessions"
+            )
+
     def push(self) -> None:
         """Send what can be sent. Raises `PeerLostError`."""
         moved = 0
         try:
             while self._queue and moved < _BURST:
                 part = self._queue[0]
+                if part is _SWITCH:
+                    self._tls.switch_sending()
+                    self._switching = False
+                    self._queue.popleft()
+                    continue
                 taken = self._tls.send(part)
                 if not taken:
                     break
@@ -156,9 +186,11 @@ class Channel:
         return payload
 
     def peek(self) -> None:
-        """Read the next header if it has arrived, and act on ABORT and BYE. Raises like `pull`."""
-        if self.left or self.header is not None or not self._fill():
-            return
+        """Read the next header if it has arrived, and act on ABORT, BYE and SWITCH. Raises like `pull`."""
+        while not self.left and self.header is None and self._fill():
+            self._look()
+
+    def _look(self) -> None:
         if self._cause is not None:
             raise self._aborted(self._cause)
         header = frames.decode(
@@ -176,18 +208,44 @@ class Channel:
                 raise FrameError(self.peer, self.me, header.step, problem)
             self._cause = bytearray(header.length)
             self._fill_next(self._cause)
-            self.peek()
-        elif header.kind is Kind.BYE:
+        elif header.kind is Kind.BYE or header.kind is Kind.SWITCH:
             if header.length:
-                raise FrameError(self.peer, self.me, header.step, f"BYE with {header.length} trailing bytes")
-            self.left = True
+                problem = f"{header.kind.name} with {header.length} trailing bytes"
+                raise FrameError(self.peer, self.me, header.step, problem)
+            if header.kind is Kind.BYE:
+                self.left = True
+                return
+            if not self._tls.switch_receiving():
+                problem = "SWITCH, but no TLS connection was made ready, or more came under the old key"
+                raise FrameError(self.peer, self.me, header.step, problem)
+            self._await_header()
         else:
+            if self._tls.received_octets + header.length > records.LIMIT_OCTETS:
+                problem = "more than one TLS key may protect; it should have moved to another key before"
+                raise FrameError(self.peer, self.me, header.step, problem)
             self.header, self._target = header, None
 
     def gone(self) -> PeerLeftError:
         """The error for asking something of a peer that said BYE."""
         step = self.receive_step - 1
         return PeerLeftError(f"{self.peer} left the session at step {step}, and {self.me} still has to do with it")
+
+    def peer_certificate(self) -> bytes:
+        """The certificate (DER) with which the peer came."""
+        return self._tls.peer_certificate()
+
+    @property
+    def dialed(self) -> bool:
+        """Whether this party dialed, and so speaks first in TLS."""
+        return not self._tls.server_side
+
+    def successors(self, count: int) -> list[Successor]:
+        """See `TlsSocket.successors`."""
+        return self._tls.successors(count)
+
+    def keep(self, successors: Sequence[Successor]) -> None:
+        """See `TlsSocket.keep`."""
+        self._tls.keep(successors)
 
     def discard(self) -> bool:
         """Throw away what arrives; True when the peer has closed its side."""

@@ -43,6 +43,8 @@ class Kind(IntEnum):
     ABORT = 8  # one line: why the session ends
     BYE = 9  # empty: the sender has done its part
     BLINDED = 10  # elements of two owners' private set intersection
+    HANDSHAKE = 11  # TLS handshakes of connections that are made ready ahead of their use
+    SWITCH = 12  # empty: what follows from the sender comes under the next of them
 
 
 _KINDS = {int(kind): kind for kind in Kind}

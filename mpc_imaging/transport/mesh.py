@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from mpc_imaging.errors import ConfigError, MPCImagingError, PeerLostError, TransportError
+from mpc_imaging.transport import renewal
 from mpc_imaging.transport.certificates import CertificateError, Credentials
 from mpc_imaging.transport.channel import Channel, PeerAbortedError, PeerLeftError, part
 from mpc_imaging.transport.connect import Gathering
@@ -160,6 +161,29 @@ class Mesh:
             refusal = FrameError(peer, self.me, self._channels[peer].receive_step - 1, "CONTROL is not JSON in UTF-8")
             self._fail(refusal)
             raise refusal from error
+
+    def prepare(self, wanted: Mapping[str, int | None]) -> None:
+        """Make TLS connections ready to which the links to these peers move later, as one key after the other wears.
+
+        wanted: how many, by peer; None where the peer says it. Both call this, at the same place of the protocol, and
+        one of them says how many; the other may come late. Raises `FrameError` for a handshake that fails, and for more
+        than `renewal.MAX_SPARES`; `PeerLostError` as `receive`.
+        """
+        for peer, count in wanted.items():
+            if count is not None:
+                self.send(peer, Kind.HANDSHAKE, count.to_bytes(4, "big"))
+        # All parties in the same order, so that nobody waits in a ring.
+        for peer in self.peers:
+            if peer not in wanted:
+                continue
+            count = wanted[peer]
+            if count is None:
+                count = int.from_bytes(self.receive(peer, Kind.HANDSHAKE, 4, wait_s=math.inf), "big")
+            try:
+                renewal.make_ready(self, self._channel(peer), count)
+            except BaseException as error:
+                self._fail(error)
+                raise
 
     def abort(self, cause: str) -> None:
         """End the session with an error: tell every peer that still listens, for about a second, and close."""

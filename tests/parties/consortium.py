@@ -33,6 +33,7 @@ class Consortium:
 
     def __init__(self, folder: Path, certificates: Path, roles: Mapping[str, tuple[str, ...]]) -> None:
         self.folder, self.certificates, self.names = folder, certificates, list(roles)
+        self.one_machine = True
         self.frames: list[tuple[str, str, str, bytes]] = []  # (sender, receiver, kind, payload), after the handshake
         self.listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in roles}
         parties = {
@@ -50,7 +51,8 @@ class Consortium:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         mine = settings or copy.deepcopy(self.settings)
-        with Session.open(mine, name, folder, self.certificates / name, self.listeners[name]) as session:
+        listener = self.listeners[name]
+        with Session.open(mine, name, folder, self.certificates / name, listener, self.one_machine) as session:
             session.mesh.observers.append(self._observer(name))
             return part(session)
 

@@ -44,7 +44,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("party")
 for option in ("--config-file", "--run-dir", "--certificates", "--listen-fd"):
     parser.add_argument(option, required=True)
-for flag in ("--watch-stdin", "--progress"):
+for flag in ("--watch-stdin", "--one-machine", "--progress"):
     parser.add_argument(flag, action="store_true")
 args = parser.parse_args()
 folder = pathlib.Path(args.certificates)

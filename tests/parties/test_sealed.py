@@ -184,40 +184,47 @@ def _key_file(path, content=KEY, mode=0o600):
     return path
 
 
-def test_a_key_file_comes_first_then_the_environment(settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("one_machine", [True, False])
+def test_a_key_file_comes_first_then_the_environment(settings, tmp_path, monkeypatch, one_machine):
     monkeypatch.setenv(sealed.KEY_VARIABLE, "0f" * 32)
-    assert sealed.share_key(settings, tmp_path) == b"\x0f" * 32
+    assert sealed.sealing_key(settings, tmp_path, one_machine) == b"\x0f" * 32 == sealed.share_key(settings, tmp_path)
     settings.checkpoint.key_file = str(_key_file(tmp_path / "mine"))
-    assert sealed.share_key(settings, tmp_path) == KEY
+    assert sealed.sealing_key(settings, tmp_path, one_machine) == KEY == sealed.share_key(settings, tmp_path)
     assert not (tmp_path / sealed.KEY_FILE).exists()
 
 
-def test_no_key_on_a_real_machine(settings, tmp_path):
-    for create in (True, False):
-        with pytest.raises(
-            ConfigError, match=r"checkpoint.key_file: shares are .* write \(umask 077; openssl rand -out FILE 32\)"
-        ):
-            sealed.share_key(settings, tmp_path, create)
+NO_KEY = "checkpoint.key_file: shares are .* write .umask 077; openssl rand -out FILE 32"
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:7000", "127.0.0.1:7000", "localhost:7000", "[::1]:7000"])
+def test_no_key_on_a_real_machine_whatever_its_address(settings, tmp_path, address):
+    """Tunnels have loopback addresses: only the launcher knows that all parties are here."""
+    settings.topology.parties["a"].address = address
+    with pytest.raises(ConfigError, match=NO_KEY):
+        sealed.share_key(settings, tmp_path)
+    with pytest.raises(ConfigError, match=NO_KEY):
+        sealed.sealing_key(settings, tmp_path, one_machine=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_simulation_makes_its_own(settings, tmp_path):
-    settings.topology.parties["a"].address = "127.0.0.1:7000"
     with pytest.raises(ConfigError, match="write .umask 077; openssl"):
-        sealed.share_key(settings, tmp_path, create=False)
-    key = sealed.share_key(settings, tmp_path)
+        sealed.share_key(settings, tmp_path)
+    key = sealed.sealing_key(settings, tmp_path, one_machine=True)
     path = tmp_path / sealed.KEY_FILE
     assert len(key) == 32 and path.read_bytes() == key and stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert sealed.share_key(settings, tmp_path) == key == sealed.share_key(settings, tmp_path, create=False)
+    assert sealed.sealing_key(settings, tmp_path, one_machine=True) == key == sealed.share_key(settings, tmp_path)
     (tmp_path / "b").mkdir()
-    assert sealed.share_key(settings, tmp_path / "b") != key
+    assert sealed.sealing_key(settings, tmp_path / "b", one_machine=True) != key
+    with pytest.raises(ConfigError, match=NO_KEY):
+        sealed.sealing_key(settings, tmp_path, one_machine=False)
 
 
 @pytest.mark.parametrize("text", ["", "0f" * 31, "0f" * 33, "zz" * 32])
 def test_an_environment_without_a_key(settings, tmp_path, monkeypatch, text):
     monkeypatch.setenv(sealed.KEY_VARIABLE, text)
     with pytest.raises(ConfigError) as caught:
-        sealed.share_key(settings, tmp_path)
+        sealed.sealing_key(settings, tmp_path, one_machine=False)
     assert text[:20] not in str(caught.value) or not text
 
 
@@ -233,12 +240,12 @@ def test_an_environment_without_a_key(settings, tmp_path, monkeypatch, text):
 def test_key_files_that_are_refused(settings, tmp_path, content, mode, text):
     settings.checkpoint.key_file = str(_key_file(tmp_path / "mine", content, mode))
     with pytest.raises(ConfigError, match=re.escape(text)) as caught:
-        sealed.share_key(settings, tmp_path)
+        sealed.sealing_key(settings, tmp_path, one_machine=False)
     assert "checkpoint.key_file" in str(caught.value) and KEY.hex() not in str(caught.value)
 
 
 def test_a_key_file_that_is_missing(settings, tmp_path):
     settings.checkpoint.key_file = str(tmp_path / "gone")
     with pytest.raises(ConfigError, match="checkpoint.key_file: the key cannot be read: No such file"):
-        sealed.share_key(settings, tmp_path)
+        sealed.sealing_key(settings, tmp_path, one_machine=False)
     assert os.listdir(tmp_path) == []

@@ -116,7 +116,7 @@ def test_the_dealer_receives_nothing_that_depends_on_images(runs):
         [(peer, kind, payload) for direction, peer, kind, payload in run["dealer"] if direction == "received"]
         for run in runs
     ]
-    assert {kind for frames in seen for _, kind, _ in frames} == {Kind.CONTROL, Kind.REQUEST}
+    assert {kind for frames in seen for _, kind, _ in frames} == {Kind.CONTROL, Kind.HANDSHAKE, Kind.REQUEST}
     # The handshake holds a fresh nonce and a digest of the settings, which name the images' seed here.
     work = [[frame for frame in frames if b"nonce" not in frame[2]] for frames in seen]
     assert work[0] == work[1]
@@ -128,7 +128,7 @@ def test_the_dealer_receives_nothing_that_depends_on_images(runs):
 def test_owners_see_no_openings(runs):
     for name in ("hospital", "vendor"):
         kinds = {kind for direction, _, kind, _ in runs[0][name] if direction == "received"}
-        assert kinds <= {Kind.CONTROL, Kind.REVEAL}
+        assert kinds <= {Kind.CONTROL, Kind.HANDSHAKE, Kind.REVEAL}
     assert not any(kind is Kind.REVEAL for _, _, kind, _ in runs[0]["vendor"]), "the vendor is no receiver"
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
+import time
 
 import pytest
 import torch
 
 from mpc_imaging.data import Split
 from mpc_imaging.errors import DataError, DuplicateError, PeerLostError, PolicyError, SessionError
-from mpc_imaging.protocols.intersection import IntersectionError, intersect
+from mpc_imaging.protocols.intersection import IntersectionError, hash_to_group, intersect
 from mpc_imaging.settings import Quality
-from mpc_imaging.tasks import duplicates
+from mpc_imaging.tasks import duplicates, inputs
+from mpc_imaging.transport.frames import Kind
+from mpc_imaging.transport.mesh import Mesh
 
 # What each owner has in train and test, by letters.
 HELD = {"a": ("xxyu", "z"), "b": ("zv", "x"), "c": ("y", "y"), "h1": ("xy", "z"), "h2": ("z", "xx")}
@@ -46,9 +50,15 @@ def comparing(consortium):
     return make
 
 
+def counts(session, **changes):
+    """What all owners have announced to all, or with changes what some have."""
+    held = {owner: own(owner) for owner in session.settings.data_owners()} | changes
+    return {owner: {name: len(rows) for name, rows in splits.items()} for owner, splits in held.items()}
+
+
 def at_owners(session):
     if session.me in session.settings.data_owners():
-        return duplicates.check(session, own(session.me))
+        return duplicates.check(session, own(session.me), counts(session))
     return None
 
 
@@ -155,13 +165,15 @@ def test_refuse_is_content_where_nothing_is_common(comparing):
 
     def part(session):
         letters = {"a": "x", "b": "y"}.get(session.me)
-        return letters and duplicates.check(session, {"test": split(session.me, "test", letters)})
+        announced = {"a": {"test": 1}, "b": {"test": 1}}
+        return letters and duplicates.check(session, {"test": split(session.me, "test", letters)}, announced)
 
     assert parties.all(part)["a"] == found(("also at b", "all", 0))
 
 
 def test_copies_of_an_image_are_not_compared(comparing):
     parties = comparing("two")
+    parties.settings.data.augment.copies = 2
 
     def part(session):
         if session.me == "dealer":
@@ -169,14 +181,14 @@ def test_copies_of_an_image_are_not_compared(comparing):
         images = split(session.me, "train", "xy")
         ids = images.ids + [f"{name}-a1" for name in images.ids]
         copied = Split(torch.zeros(4, 1, 2, 2), images.labels, ids, contents=images.contents)
-        return duplicates.check(session, {"train": copied})
+        return duplicates.check(session, {"train": copied}, {"a": {"train": 4}, "b": {"train": 4}})
 
     assert parties.all(part)["a"] == found(("also at b", "train", 2))
 
 
 def test_images_that_cannot_be_compared_are_not_passed_over(comparing):
     bare = Split(torch.zeros(1, 1, 2, 2), torch.zeros(1), ["a-test-00000"])
-    results = comparing("two").run(lambda session: duplicates.check(session, {"test": bare}))
+    results = comparing("two").run(lambda session: duplicates.check(session, {"test": bare}, {}))
     assert isinstance(results["a"], DataError) and "images of test cannot be compared" in str(results["a"])
 
 
@@ -191,6 +203,98 @@ def test_numbers_of_images_that_cannot_be(comparing, said):
     results = comparing("two").run({"a": at_owners, "b": lambda session: session.mesh.send_json("a", said)})
     assert isinstance(results["a"], SessionError)
     assert "b announced to a no numbers of images of train, test" in str(results["a"])
+
+
+def in_order(session, cheat=lambda images: images):
+    """The real steps of a session in which owners compare; ``cheat`` changes what b compares after it announced."""
+    mine = own(session.me) if session.me in session.settings.data_owners() else None
+    if session.me == session.settings.dealer():
+        return session.mesh.receive_json("a", wait_s=math.inf)
+    catalogue = inputs.announce(session, SPLITS, mine)
+    if mine is not None:
+        duplicates.check(session, cheat(mine) if session.me == "b" else mine, catalogue.counts)
+    inputs.confirm(session, catalogue)
+    if session.me == "a":
+        session.mesh.send_json("dealer", "done")
+    return catalogue.counts
+
+
+def test_in_order_all_is_well(comparing):
+    results = comparing("three").all(in_order)
+    assert results["a"] == results["b"] == results["c"] and results["a"]["b"] == {"train": 2, "test": 1}
+
+
+@pytest.mark.parametrize(("letters", "number"), [("zvq", 3), ("z", 1)], ids=["more", "fewer"])
+def test_an_owner_compares_what_it_announced_and_nothing_else(comparing, letters, number):
+    """To try images on the other's set that it does not have, an owner must announce and share them as its own."""
+    parties = comparing("two")
+    cheat = lambda images: images | {"train": split("b", "train", letters)}  # noqa: E731
+    results = parties.run(lambda session: in_order(session, cheat))
+    assert isinstance(results["a"], SessionError), results["a"]
+    assert f"b would compare {number} images of train with a, and announced 2 to all" in str(results["a"])
+    assert ("a", "b") not in parties.sent("BLINDED"), "and learns nothing"
+    # By hand: the right number is said, and more elements are sent.
+    parties = comparing("two")
+    results = parties.run({"a": at_owners, "b": _says_right_and_sends_more})
+    assert "BLINDED of 128 bytes where 96 were due (32 trailing)" in str(results["a"])
+
+
+def _says_right_and_sends_more(session):
+    session.mesh.send_json("a", {"train": 2, "test": 1})
+    session.mesh.receive_json("a")
+    points = [hash_to_group(b"", letter.encode()) for letter in "zvxq"]
+    session.mesh.exchange(Kind.BLINDED, {"a": points}, {"a": 32 * 5})
+
+
+def test_the_first_party_cannot_announce_otherwise_to_each(comparing, monkeypatch):
+    """It passes the numbers on: b is told of fewer images than a then compares, c of none at all."""
+    parties = comparing("three")
+    send_json = Mesh.send_json
+
+    def otherwise(self, peer, message):
+        if self.me == "a" and peer == "c" and isinstance(message, dict) and "b" in message:
+            message = copy.deepcopy(message)
+            message["b"]["counts"]["train"] += 1
+        send_json(self, peer, message)
+
+    monkeypatch.setattr(Mesh, "send_json", otherwise)
+    results = parties.run(in_order)
+    assert isinstance(results["c"], SessionError)
+    assert "b would compare 2 images of train with c, and announced 3 to all" in str(results["c"])
+
+
+def test_nobody_goes_on_before_all_owners_have_compared(comparing, monkeypatch):
+    """One pair finds what it does not accept: the others, long done, have shared nothing yet."""
+    parties = comparing("outside")
+    before = inputs.confirm
+    done = []
+
+    def slow(session, catalogue):
+        if session.me == "h2":
+            time.sleep(0.5)
+            raise DuplicateError(["h2"])
+        before(session, catalogue)
+        done.append(session.me)
+
+    monkeypatch.setattr(inputs, "confirm", slow)
+    results = parties.run(in_order)
+    assert isinstance(results["h2"], DuplicateError) and not done
+    assert all(isinstance(results[name], PeerLostError) for name in ("h1", "vendor", "a", "b"))
+
+
+def test_parties_that_were_told_different_numbers_do_not_go_on(comparing):
+    parties = comparing("two")
+
+    def part(session):
+        if session.me == "dealer":
+            return None
+        shape = (1, 2, 2)
+        inputs.confirm(session, inputs.Catalogue({"a": {"test": 1}, "b": {"test": 1 + (session.me == "b")}}, shape))
+        return None
+
+    results = parties.run(part)
+    assert "was told other numbers of images" in str(results["a"]) + str(results["b"])
+    assert not any(results[name] is None for name in "ab")
 
 
 def test_a_malformed_point_names_the_peer_and_the_step(comparing, monkeypatch):

@@ -11,6 +11,7 @@ from mpc_imaging.randomness.demands import Product
 from mpc_imaging.randomness.plan import Plan
 from mpc_imaging.tasks import rehearsal as module
 from mpc_imaging.tasks.rehearsal import rehearse
+from mpc_imaging.transport import tls
 from tests.system.command import TINY
 
 
@@ -186,3 +187,16 @@ def test_a_rehearsal_leaves_nothing_and_says_nothing(monkeypatch, caplog, tmp_pa
         rehearse(settings, _counts(settings))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [record for record in caplog.records if "wrote" in record.getMessage()]
+
+
+def test_what_each_link_carries_is_known_and_has_a_limit(monkeypatch):
+    settings = _settings(*CASES["infer"])
+    first, second = (rehearse(settings, _counts(settings), rank) for rank in (0, 1))
+    assert set(first.links) == {"hospital_b", "dealer"} and set(second.links) == {"hospital_a", "dealer"}
+    for rehearsed, peer in ((first, "hospital_b"), (second, "hospital_a")):
+        assert rehearsed.links[peer] > rehearsed.cost["sent_bytes"]
+        assert rehearsed.links["dealer"] >= rehearsed.cost["dealer_bytes"]
+    monkeypatch.setattr(tls, "KEY_OCTETS", first.links["dealer"] // 4000)
+    with pytest.raises(ConfigError, match="the link with dealer would carry .* TLS keys may protect") as caught:
+        rehearse(settings, _counts(settings))
+    assert "divide the task into several sessions" in caught.value.problems[0]

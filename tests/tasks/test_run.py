@@ -27,6 +27,7 @@ def _using(summaries):
     """Compute parties that ask for nothing, and say what they used (on_demand)."""
 
     def part(session):
+        session.mesh.prepare({"dealer": 0})
         if session.me == session.compute[-1]:
             session.mesh.send("dealer", Kind.REQUEST, b"null")
         session.mesh.send_json("dealer", summaries[session.me])
@@ -68,6 +69,15 @@ def test_splits_that_a_task_needs(consortium):
     settings.policy.reveal = {"logits": ["receiver"]}
     settings.task.split = "train"
     assert run.needed_splits(settings) == ["train"], "nobody sees how validation goes"
+
+
+def test_only_the_launcher_knows_of_one_machine(consortium, monkeypatch):
+    """Loopback addresses are those of tunnels as well: a dealer uses all its cores unless it is told otherwise."""
+    monkeypatch.setattr("mpc_imaging.randomness.pool.cores", lambda: 7)
+    for one_machine, workers in ((True, 1), (False, 7)):
+        parties = consortium("two")
+        parties.one_machine = one_machine
+        assert set(parties.all(run._workers).values()) == {workers}
 
 
 def test_a_dealer_that_has_nothing_to_do_leaves(consortium):
