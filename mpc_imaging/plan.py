@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpc_imaging.commands import Parser, complain, fall_silent
-from mpc_imaging.compose import compose, compose_settings
+from mpc_imaging.compose import compose, compose_settings, local_overrides
 from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
 from mpc_imaging.reading import did_you_mean, read
 from mpc_imaging.settings import SPLITS, RandomnessMode, Role, Settings, TaskKind, from_mapping, to_mapping
@@ -104,8 +104,9 @@ def settings_of(overrides: Sequence[str], config_dirs: Sequence[str], stated: bo
         party.address = f"127.0.0.1:{port}"
     if settings.randomness.mode is RandomnessMode.stored:
         settings.randomness.store = "."
+    _, allow_code = local_overrides(overrides)
     try:
-        return from_mapping(to_mapping(settings), dealers[0] if stated else None)
+        return from_mapping(to_mapping(settings), dealers[0] if stated else None, allow_code)
     except ConfigError as error:
         hint = "; or say how many images there are, with --images"
         raise ConfigError([p + hint if p.startswith("data.path") else p for p in error.problems]) from None

@@ -250,3 +250,23 @@ def test_a_party_that_composes_nothing_imports_little():
     environment = os.environ | {"PYTHONPATH": str(root)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
     assert json.loads(result.stdout) == []
+
+
+@pytest.mark.parametrize("allowed", [["--allow-code", "my_package"], []])
+def test_code_is_allowed_beside_a_file_not_in_it(call, monkeypatch, tmp_path, allowed):
+    own = ["model._target_=my_package.Net", "model.allow_code=[my_package]"]
+    settings = compose_settings([*ADDRESSES, *own], party="hospital_a")
+    save(settings, tmp_path / "settings.yaml")
+    seen = []
+    _replace_run(monkeypatch, lambda *arguments: seen.append(arguments[0]))
+    monkeypatch.setattr(party, "_report", lambda *arguments: None)
+    code, error, _ = call("party=hospital_a", "--config-file", "settings.yaml", "--certificates", "c", *allowed)
+    assert (code, seen) == ((0, [settings]) if allowed else (2, [])), error
+    assert allowed or "model.allow_code=[my_package]" in str(error)
+
+
+def test_the_dealer_needs_no_code(call, monkeypatch):
+    _replace_run(monkeypatch, lambda *arguments: None)
+    own = ["model._target_=my_package.Net", "--certificates", "c"]
+    assert call("party=dealer", *ADDRESSES, *own)[0] == 0
+    assert call("party=hospital_b", *ADDRESSES, *own)[0] == 2

@@ -93,10 +93,12 @@ def main(argv: list[str] | None = None) -> int:
     """Write metrics.json and report.html of a finished local run."""
     parser = argparse.ArgumentParser(prog="python -m mpc_imaging.tasks.joint", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
-    run = parser.parse_args(argv).run
+    parser.add_argument("--allow-code", action="append", default=[], metavar="PACKAGE", help="as the run was given it")
+    arguments = parser.parse_args(argv)
+    run = arguments.run
     os.umask(0o077)
     try:
-        settings = config.load(run / "settings.yaml")
+        settings = config.load(run / "settings.yaml", allow_code=arguments.allow_code)
         if not settings.on_one_machine():
             raise ConfigError([f"{run}: its parties are on several machines; each reports what was revealed to it"])
         # On the same number of threads as a party, so that plaintext training is the same on every machine.
