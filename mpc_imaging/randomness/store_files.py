@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import RandomnessError
 
 VERSION = 1
@@ -83,9 +84,9 @@ def read_sealed(path: Path, owner: str, absent: str) -> dict[str, Any]:
         except FileNotFoundError:
             raise StoreError(absent) from None
     try:
-        content = json.loads(raw)
+        content = strict_json.mapping(strict_json.loads(raw))
         version, seal = content.pop("version"), content.pop("sha256")
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+    except (strict_json.JsonError, KeyError):
         raise StoreError(f"{name} is damaged; {REDO}") from None
     if isinstance(version, int) and version != VERSION:
         raise StoreError(f"{name} has format version {version}, this package reads {VERSION}; {REDO}")
