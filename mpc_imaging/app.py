@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 
 from mpc_imaging import local_files
 from mpc_imaging.commands import fall_silent
-from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, points, register
+from mpc_imaging.compose import MAIN, compose, compose_settings, conf_dir, forced, local_overrides, points, register
 from mpc_imaging.errors import ConfigError, MPCImagingError
-from mpc_imaging.parties.launcher import LaunchError, last_line, launch
+from mpc_imaging.parties.launcher import LaunchError, allowing, last_line, launch
 from mpc_imaging.parties.parts import trial_certificates
 from mpc_imaging.reading import Problem, read
 from mpc_imaging.settings import ProtocolName, Settings, from_mapping, save
@@ -40,6 +40,7 @@ _HYDRA = {
     "hydra.sweep.dir": "'outputs/${now:%Y-%m-%d}/${now:%H-%M-%S-%f}_sweep_${pid:}'",
     "hydra/hydra_logging": "none",
     "hydra/job_logging": "none",
+    "hydra.searchpath": "[]",  # a file that adds folders would have others composed than were checked
 }
 
 
@@ -49,11 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(argv)
     if args.debug:
         os.environ[DEBUG] = "1"  # for the child processes too
+    allow_code: list[str] = []
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         problems = _check(args)
         if problems:
             _complain(problems)
             return 2
+        # Hydra does not see it, and keeps it in no file.
+        kept, allow_code = local_overrides(args.overrides)
+        argv = [text for text in argv if text in kept or text not in args.overrides]
+        args.overrides = kept
     attempts: list[dict[str, Any]] = []
     sweep_dir: Path | None = None
 
@@ -66,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.multirun:
             print(f"Point {len(attempts)}: {' '.join(overrides)}", flush=True)
         run_dir = Path(hydra.runtime.output_dir)
-        attempts.append({"overrides": overrides, "run_dir": str(run_dir), **attempt(config, run_dir)})
+        attempts.append({"overrides": overrides, "run_dir": str(run_dir), **attempt(config, run_dir, allow_code)})
         if args.multirun:
             sweep_dir = Path(hydra.sweep.dir)
             (sweep_dir / "points.json").write_text(json.dumps(attempts, indent=1, allow_nan=False))
@@ -81,13 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _conclude(attempts, sweep_dir)
 
 
-def attempt(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+def attempt(config: Mapping[str, Any], run_dir: Path, allow_code: Sequence[str] = ()) -> dict[str, Any]:
     """`run` without raising: a dict of status ("ok" or "failed"), error, exit_code and metrics.
 
     An error that nobody foresaw leaves its traceback in ``run_dir``/error.txt.
     """
     try:
-        metrics = run(config, run_dir)
+        metrics = run(config, run_dir, allow_code)
         return {"status": "ok", "error": None, "exit_code": 0, "metrics": metrics}
     except Exception as error:
         message, code = str(error), 2 if isinstance(error, ConfigError) else getattr(error, "exit_code", 1)
@@ -99,14 +105,14 @@ def attempt(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
         return {"status": "failed", "error": message, "exit_code": code, "metrics": None}
 
 
-def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+def run(config: Mapping[str, Any], run_dir: Path, allow_code: Sequence[str] = ()) -> dict[str, Any]:
     """Run one configuration in ``run_dir``: all parties, then the joint report; returns the content of metrics.json.
 
-    Relative paths in ``config`` start at the current folder.
+    Relative paths in ``config`` start at the current folder. ``allow_code``: see `from_mapping`.
     Raises ConfigError if it cannot be run here, LaunchError if a process fails.
     """
     mapping = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    settings = from_mapping(mapping)
+    settings = from_mapping(mapping, allow_code=allow_code)
     _make_absolute(settings)
     if problems := _local_problems(settings):
         raise ConfigError(problems)
@@ -114,7 +120,7 @@ def run(config: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     if settings.protocol.name is ProtocolName.insecure_simulation:
         print("warning: protocol=insecure_simulation protects nothing; use it for comparison only", file=sys.stderr)
     launch(run_dir, settings)
-    _report_jointly(run_dir)
+    _report_jointly(run_dir, settings.model.allow_code)
     return json.loads((run_dir / "metrics.json").read_text())
 
 
@@ -160,7 +166,7 @@ def _check_sweep(sweep: list[list[str]], config_dirs: list[Path], config_name: s
             fatal += error.problems
             continue
         try:
-            failing.append(_local_problems(from_mapping(mapping)))
+            failing.append(_local_problems(from_mapping(mapping, allow_code=local_overrides(point)[1])))
         except ConfigError as error:
             failing.append(error.problems)
     everywhere = [problem for problems in failing for problem in problems] if all(failing) else []
@@ -203,11 +209,12 @@ def _make_absolute(settings: Settings) -> None:
     settings.randomness.witness = absolute(settings.randomness.witness)
 
 
-def _report_jointly(run_dir: Path) -> None:
+def _report_jointly(run_dir: Path, allow_code: Sequence[str] = ()) -> None:
     """Compare with plaintext in a process of its own, which may see what all parties saw: only a simulation may."""
     log = run_dir / "report_stderr.txt"
     with log.open("wb") as stderr:
-        command = [sys.executable, "-m", "mpc_imaging.tasks.joint", str(run_dir), "--one-machine"]
+        options = [str(run_dir), "--one-machine", *allowing(allow_code)]
+        command = [sys.executable, "-m", "mpc_imaging.tasks.joint", *options]
         code = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=stderr).returncode
     if code:
         raise LaunchError(f"report: {last_line(log) or f'ended with exit code {code}'}", code if code > 0 else 1)

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from mpc_imaging.errors import ConfigError
+from mpc_imaging.model_checks import LOCAL_KEY
 from mpc_imaging.reading import Problem, did_you_mean, read
 from mpc_imaging.settings import Settings, from_mapping, to_mapping
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:  # Hydra takes a second to import: functions do it, so that no
     from hydra.core.override_parser.types import Override
 
 MAIN = "main"
+
+# What configuration files may say below `hydra`: where runs are kept, and help. All else decides what Hydra runs, and
+# with which environment; callbacks and logging call what they name.
+_HYDRA_OF_FILES = ("run", "sweep", "help", "hydra_help")
+_HYDRA_OF_ITSELF = ("overrides", "runtime", "searchpath")  # which Hydra fills in, or `compose` sets
+_JOB_OF_ITSELF = ("name", "config_name", "override_dirname", "id", "num")
 
 
 def conf_dir() -> Path:
@@ -49,17 +56,34 @@ def compose(
     """The configuration that ``overrides`` (as on the command line) choose, as plain dicts without interpolations.
 
     ``config_dirs``: folders of the user's own groups and configurations. Keys and types are left to `from_mapping`.
-    Raises ConfigError with one problem for each override that cannot be composed.
+    `model.allow_code` is left out of the overrides (`local_overrides`): where the result has it, a file set it.
+    Raises ConfigError with one problem for each override that cannot be composed, and for files that tell Hydra what to
+    run.
     """
-    from hydra import compose as hydra_compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-
     config_dirs = [Path(folder) for folder in config_dirs]
     problems = [*_folder_problems(config_dirs, config_name), *_override_problems(overrides, config_dirs).values()]
     if problems:
         raise ConfigError([str(problem) for problem in problems])
     register()
+    overrides = [text for text in overrides if not _is_local(text)]
+    composed, told = _composed(overrides, config_dirs, config_name)
+    if config_dirs:
+        own = [text for text in overrides if _parsed(text).key_or_group.split(".")[0].split("/")[0] == "hydra"]
+        expected = _composed(own, (), MAIN)[1]
+        what = "a configuration file sets it; only your own command line may"
+        if problems := [str(Problem(f"hydra.{key}", what)) for key in told if told[key] != expected.get(key)]:
+            raise ConfigError(problems)
+    return composed
+
+
+def _composed(
+    overrides: Sequence[str], config_dirs: Sequence[Path], config_name: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration, and what it tells Hydra beyond what files may say."""
+    from hydra import compose as hydra_compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
     folders = [conf_dir(), *(folder.resolve() for folder in config_dirs)]
     primary = next(folder for folder in folders if _file(folder, config_name).is_file())
     others = ",".join(_quoted(f"file://{folder}") for folder in folders if folder != primary)
@@ -67,12 +91,33 @@ def compose(
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(primary), job_name="mpc_imaging", version_base="1.3"):
-            config = hydra_compose(config_name, [f"hydra.searchpath=[{others}]", *forced(overrides, config_dirs)])
-        return OmegaConf.to_container(config, resolve=True)
+            overrides = [f"hydra.searchpath=[{others}]", *forced(overrides, config_dirs)]
+            config = hydra_compose(config_name, overrides, return_hydra_config=True)
+        told = OmegaConf.to_container(config.hydra, resolve=False)
+        with open_dict(config):
+            del config["hydra"]
+        composed = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException, MarkedYAMLError) as error:
         raise ConfigError([_one_line(error)]) from error
     finally:
         GlobalHydra.instance().hydra = before
+    told["job"] = {key: value for key, value in told["job"].items() if key not in _JOB_OF_ITSELF}
+    return composed, {key: value for key, value in told.items() if key not in (*_HYDRA_OF_FILES, *_HYDRA_OF_ITSELF)}
+
+
+def local_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``overrides`` (which can be read) without `model.allow_code`, and the packages that it allows: `from_mapping`."""
+    local = [text for text in overrides if _is_local(text)]
+    return [text for text in overrides if text not in local], _parsed(local[-1]).value() if local else []
+
+
+def _is_list_of_texts(override: Override) -> bool:
+    value = None if override.is_delete() or override.is_sweep_override() else override.value()
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_local(text: str) -> bool:
+    return _syntax_problem(text) is None and _parsed(text).key_or_group == LOCAL_KEY
 
 
 def compose_settings(
@@ -83,9 +128,10 @@ def compose_settings(
 ) -> Settings:
     """`compose`, then `from_mapping` (see there for ``party``), with the problems of both in one ConfigError."""
     wrong = _override_problems(overrides, config_dirs)
-    mapping = compose([text for text in overrides if text not in wrong], config_dirs, config_name)
+    overrides, allow_code = local_overrides([text for text in overrides if text not in wrong])
+    mapping = compose(overrides, config_dirs, config_name)
     if not wrong:
-        return from_mapping(mapping, party)
+        return from_mapping(mapping, party, allow_code)
     # Whether the rest fits together cannot be said without the wrong choices; its keys and types can.
     raise ConfigError([str(problem) for problem in (*wrong.values(), *read(mapping)[1])])
 
@@ -130,6 +176,11 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     problems = [problem for text in overrides if (problem := _syntax_problem(text))]
     parsed = [] if problems else [_parsed(text) for text in overrides]
     problems += [
+        Problem(LOCAL_KEY, "the same for all runs; write it once, like [my_package]")
+        for override in parsed
+        if override.is_sweep_override() and override.key_or_group == LOCAL_KEY
+    ]
+    problems += [
         Problem(override.key_or_group, "no list of values; write them all, like 1,2,3 or range(1,4)")
         for override in parsed
         if override.is_sweep_override() and not override.is_discrete_sweep()
@@ -155,7 +206,11 @@ def _override_problems(overrides: Sequence[str], config_dirs: Sequence[Path | st
             continue
         override = _parsed(text)
         group = override.key_or_group
-        if override.is_sweep_override():
+        if group == "hydra.searchpath":
+            problems[text] = Problem(group, "write --config-dir FOLDER for a folder of your own")
+        elif group == LOCAL_KEY and not _is_list_of_texts(override):
+            problems[text] = Problem(group, "no list of packages; write [my_package], the same for all runs")
+        elif override.is_sweep_override():
             problems[text] = Problem(
                 group, "several values: add -m to sweep, or write [a,b] for a list, 'a,b' for text"
             )

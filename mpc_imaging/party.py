@@ -25,6 +25,7 @@ import yaml
 from mpc_imaging import hardening, local_files, settings as config
 from mpc_imaging.commands import Parser
 from mpc_imaging.errors import ConfigError, MPCImagingError, unforeseen
+from mpc_imaging.model_checks import LOCAL_KEY
 from mpc_imaging.settings import Role, Settings
 from mpc_imaging.transport.frames import one_line
 
@@ -74,6 +75,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--progress", action="store_true", help="show progress (the default for a party started by hand)"
     )
+    parser.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="code of your own that the model may be (or model.allow_code=[PACKAGE,…])",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--listen-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--watch-stdin", action="store_true", help=argparse.SUPPRESS)
@@ -89,11 +97,14 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
         raise ConfigError(["say which party this is: write party=NAME once"])
     if arguments.config_file is not None:
         if overrides:
-            raise ConfigError([f"--config-file fixes the configuration: leave out {' '.join(overrides)}"])
-        settings = _load(arguments.config_file, None if arguments.one_machine else named[0])
+            instead = "; write --allow-code PACKAGE" if any(LOCAL_KEY in text for text in overrides) else ""
+            raise ConfigError([f"--config-file fixes the configuration: leave out {' '.join(overrides)}{instead}"])
+        settings = _load(arguments.config_file, None if arguments.one_machine else named[0], arguments.allow_code)
     else:
         from mpc_imaging.compose import compose_settings
 
+        if arguments.allow_code:
+            overrides.append(f"{LOCAL_KEY}=[{','.join(arguments.allow_code)}]")
         settings = compose_settings(overrides, arguments.config_dir, party=named[0])
     if named[0] not in settings.topology.parties:
         raise ConfigError(
@@ -105,9 +116,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, str]:
     return settings, named[0]
 
 
-def _load(path: Path, party: str | None) -> Settings:
+def _load(path: Path, party: str | None, allow_code: list[str]) -> Settings:
     try:
-        return config.load(path, party)
+        return config.load(path, party, allow_code)
     except OSError as error:
         raise ConfigError(
             [f"--config-file: cannot read {path}: {error.strerror}; give a run's settings.yaml"]

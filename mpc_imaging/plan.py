@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpc_imaging.commands import Parser, complain, fall_silent
-from mpc_imaging.compose import compose, compose_settings
+from mpc_imaging.compose import compose, compose_settings, local_overrides
 from mpc_imaging.errors import ConfigError, DataError, MPCImagingError
 from mpc_imaging.reading import did_you_mean, read
 from mpc_imaging.settings import (
@@ -117,8 +117,9 @@ def settings_of(overrides: Sequence[str], config_dirs: Sequence[str], stated: bo
     protocol = settings.protocol.name
     if protocol is ProtocolName.insecure_simulation:
         settings.protocol.name = ProtocolName.auto
+    _, allow_code = local_overrides(overrides)
     try:
-        planned = from_mapping(to_mapping(settings), dealers[0] if stated else None)
+        planned = from_mapping(to_mapping(settings), dealers[0] if stated else None, allow_code)
         if protocol is ProtocolName.insecure_simulation:
             planned.protocol.name = protocol
         return planned

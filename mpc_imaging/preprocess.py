@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpc_imaging import hardening
+from mpc_imaging import hardening, strict_json
 from mpc_imaging.commands import Parser, complain, fall_silent
 from mpc_imaging.errors import ConfigError, MPCImagingError, RandomnessError
 from mpc_imaging.parties import parts
@@ -161,10 +160,10 @@ def read_plan(path: Path, settings: Settings) -> Plan:
             raw = file.read(PLAN_LIMIT + 1)
         if len(raw) > PLAN_LIMIT:
             raise ConfigError([f"--plan: {path} is too large for a plan; {again}"])
-        plan = Plan.from_json(json.loads(raw))
+        plan = Plan.from_json(strict_json.loads(raw))
     except OSError as error:
         raise ConfigError([f"--plan: cannot read {path}: {error.strerror}; {again}"]) from None
-    except (ValueError, RecursionError):
+    except strict_json.JsonError:
         raise ConfigError([f"--plan: {path} is damaged or no plan; {again}"]) from None
     except RandomnessError as error:
         raise ConfigError([f"--plan: {path}: {error}"]) from None

@@ -232,7 +232,7 @@ class BackboneSettings:
     """A public network that each owner runs in plaintext on its images; the secret model gets its features.
 
     _target_: the dotted name of a class or function, null for none. path: a file of its weights (null: those that
-    ``kwargs`` or the public seed give). features: how many it makes of an image. layer: the module whose input they
+    the public seed gives). features: how many it makes of an image. layer: the module whose input they
     are; null: its last linear layer. norm: unit scales each image's features to Euclidean length ``scale``.
     """
 
@@ -251,6 +251,8 @@ class ModelSettings:
     """A torch module: the dotted name of a class or function, and its keyword arguments.
 
     single_logit: of two classes it gives one logit, that of the second, as for BCEWithLogitsLoss.
+    allow_code: packages of one's own that `_target_` may name (see `model_checks`). Only the command line of this
+    machine's operator sets it, never a file: see `settings.from_mapping`.
     """
 
     name: str = "small_cnn"
@@ -260,6 +262,7 @@ class ModelSettings:
     weights: WeightsSettings = field(default_factory=WeightsSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    allow_code: list[str] = field(default_factory=list)
 
 
 @dataclass

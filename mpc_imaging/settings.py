@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -86,6 +86,7 @@ PRIVATE = (
     "data.pseudonym_key_file",
     "model.weights.path",
     "model.backbone.path",
+    "model.allow_code",
     "checkpoint.path",
     "checkpoint.key_file",
     "topology.parties.*.address",
@@ -197,15 +198,21 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def from_mapping(mapping: Mapping[str, Any], party: str | None = None) -> Settings:
+def from_mapping(mapping: Mapping[str, Any], party: str | None = None, allow_code: Sequence[str] = ()) -> Settings:
     """The settings that plain dicts describe; what they leave out keeps its default, and `auto` becomes what it means.
 
     ``party``: whose machine this is; None: one machine runs all parties, and every private value must be known.
+    ``allow_code``: `model.allow_code`, as this machine's operator wrote it; ``mapping`` may not have any, since others
+    may have written what it comes from.
     Raises ConfigError with all problems at once: unknown keys, wrong types, and what `validation` finds.
     """
     from mpc_imaging import reading, validation  # which import this module
 
     settings, problems = reading.read(mapping)
+    if settings.model.allow_code:
+        what = "a file sets it, which may be somebody else's; write it on your own command line, if you trust that code"
+        problems.append(reading.Problem("model.allow_code", what))
+    settings.model.allow_code = list(allow_code)
     if settings.protocol.name is ProtocolName.auto:
         two = len(settings.compute_parties()) == 2
         settings.protocol.name = ProtocolName.fss if two else ProtocolName.beaver
@@ -228,14 +235,16 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(settings))
 
 
-def load(path: Path, party: str | None = None) -> Settings:
-    """The settings in a YAML file written by `save`; raises ConfigError as `from_mapping` does."""
-    return from_mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=True), party)
+def load(path: Path, party: str | None = None, allow_code: Sequence[str] = ()) -> Settings:
+    """The settings in a YAML file written by `save`; arguments and errors as those of `from_mapping`."""
+    return from_mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=True), party, allow_code)
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Write ``settings`` as YAML, complete and without interpolations."""
-    OmegaConf.save(OmegaConf.create(to_mapping(settings)), path)
+    """Write ``settings`` as YAML, without interpolations; complete but for `model.allow_code`, which no file sets."""
+    mapping = to_mapping(settings)
+    _remove(mapping, ["model", "allow_code"])
+    OmegaConf.save(OmegaConf.create(mapping), path)
 
 
 def public_digests(settings: Settings) -> dict[str, str]:

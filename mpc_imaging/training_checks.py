@@ -186,8 +186,6 @@ def images(settings: Settings, party: str | None) -> Iterator[Problem]:
         if backbone.path:
             yield Problem("model.backbone.path", "weights of which network? Write model.backbone._target_ too")
         return
-    if "." not in backbone._target_.strip("."):
-        yield Problem("model.backbone._target_", f"{backbone._target_!r} is no dotted name; write package.module.Class")
     if backbone.features < 1:
         yield Problem("model.backbone.features", "write how many features it makes of an image, like 512 for resnet18")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from mpc_imaging import class_checks, mask_checks, stream_checks, training_checks
+from mpc_imaging import class_checks, mask_checks, model_checks, stream_checks, training_checks
 from mpc_imaging.reading import Problem, did_you_mean
 from mpc_imaging.settings import (
     IMAGE_OWNER,
@@ -142,6 +142,7 @@ def find_problems(settings: Settings, party: str | None = None) -> list[Problem]
         *training_checks.CHECKS,
         *mask_checks.CHECKS,
         *stream_checks.CHECKS,
+        *model_checks.CHECKS,
     )
     return [problem for check in checks for problem in check(settings, party)]
 
@@ -352,8 +353,6 @@ def _partition(settings: Settings, party: str | None) -> Iterator[Problem]:
 
 def _weights(settings: Settings, party: str | None) -> Iterator[Problem]:
     weights, key = settings.model.weights, "model.weights.path"
-    if "." not in settings.model._target_.strip("."):
-        yield Problem("model._target_", f"{settings.model._target_!r} is no dotted name; write package.module.Class")
     readers = {
         WeightsSource.file: settings.parties_with(Role.model_owner),
         WeightsSource.shares: settings.compute_parties(),

@@ -52,12 +52,13 @@ class Parties:
         monkeypatch.setattr(app, "_report_jointly", self.report)
 
     def launch(self, run_dir: Path, settings: Settings) -> None:
-        assert load(run_dir / "settings.yaml") == settings
+        assert load(run_dir / "settings.yaml", allow_code=settings.model.allow_code) == settings
         self.seen.append(settings)
         if len(self.seen) in self.failures:
             raise self.failures[len(self.seen)]
 
-    def report(self, run_dir: Path) -> None:
+    def report(self, run_dir: Path, allow_code: list[str]) -> None:
+        assert allow_code == self.seen[-1].model.allow_code
         (run_dir / "metrics.json").write_text(json.dumps(METRICS | {"seed": self.seen[-1].seed}))
 
 
@@ -323,6 +324,23 @@ def test_folds_end_with_their_mean(
 def test_other_sweeps_leave_no_folds(parties: Parties, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["-m", "seed=1,2"]) == 0
     assert not list(run_dirs()[0].glob("folds*")) and "Folds" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_code_of_ones_own_is_in_no_file(parties: Parties, sweep: list[str]) -> None:
+    own = ["model._target_=my_package.Net", "model.allow_code=[my_package]"]
+    assert app.main([*sweep, *own]) == 0
+    assert all(settings.model.allow_code == ["my_package"] for settings in parties.seen)
+    written = [path for path in Path("outputs").rglob("*") if path.is_file()]
+    assert any("my_package.Net" in path.read_text() for path in written)
+    assert not any("[my_package]" in path.read_text() or "- my_package\n" in path.read_text() for path in written)
+    folder = next(path for path in written if path.name == "config.yaml").parent
+    assert app.main(["--config-dir", str(folder), "--config-name", "config"]) == 2, "the operator's word, each time"
+
+
+def test_code_is_allowed_for_all_points_alike(parties: Parties, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["-m", "model._target_=my_package.Net", "model.allow_code=[my_package],[other]"]) == 2
+    assert "error: model.allow_code: the same for all runs" in capsys.readouterr().err
 
 
 def test_a_backbone_of_ones_own(parties: Parties, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,3 +271,23 @@ def test_what_the_launcher_alone_says(call, ready, monkeypatch, tmp_path):
     settings = compose_settings([*ADDRESSES, "protocol=insecure_simulation"])
     save(settings, tmp_path / "settings.yaml")
     assert call(*file)[0] == 2 and call(*file, "--one-machine")[0] == 0
+
+
+@pytest.mark.parametrize("allowed", [["--allow-code", "my_package"], []])
+def test_code_is_allowed_beside_a_file_not_in_it(call, monkeypatch, tmp_path, allowed):
+    own = ["model._target_=my_package.Net", "model.allow_code=[my_package]"]
+    settings = compose_settings([*ADDRESSES, *own], party="hospital_a")
+    save(settings, tmp_path / "settings.yaml")
+    seen = []
+    _replace_run(monkeypatch, lambda *arguments: seen.append(arguments[0]))
+    monkeypatch.setattr(party, "_report", lambda *arguments: None)
+    code, error, _ = call("party=hospital_a", "--config-file", "settings.yaml", "--certificates", "c", *allowed)
+    assert (code, seen) == ((0, [settings]) if allowed else (2, [])), error
+    assert allowed or "model.allow_code=[my_package]" in str(error)
+
+
+def test_the_dealer_needs_no_code(call, monkeypatch):
+    _replace_run(monkeypatch, lambda *arguments: None)
+    own = ["model._target_=my_package.Net", "--certificates", "c"]
+    assert call("party=dealer", *ADDRESSES, *own)[0] == 0
+    assert call("party=hospital_b", *ADDRESSES, *own)[0] == 2

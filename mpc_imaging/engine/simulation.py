@@ -11,11 +11,19 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
+from mpc_imaging import strict_json
 from mpc_imaging.engine import compat
 from mpc_imaging.errors import TransportError
 from mpc_imaging.transport.mesh import Mesh
 
 crypten = compat.load()
+
+
+def _port(mesh: Mesh, leader: str) -> int:
+    try:
+        return strict_json.whole(strict_json.entries(mesh.receive_json(leader), ["port"])["port"], 1, 65535)
+    except strict_json.JsonError:
+        raise TransportError(f"{leader} told {mesh.me} no port to meet at") from None
 
 
 @contextlib.contextmanager
@@ -32,9 +40,7 @@ def gloo(mesh: Mesh, compute: Sequence[str], fraction_bits: int) -> Iterator[Non
         for name in compute[1:]:
             mesh.send_json(name, {"port": port})
     else:
-        port = mesh.receive_json(compute[0]).get("port")
-        if not isinstance(port, int):
-            raise TransportError(f"{compute[0]} told {mesh.me} no port to meet at")
+        port = _port(mesh, compute[0])
     # CrypTen reads these four from the environment and from nowhere else.
     os.environ |= {
         "RENDEZVOUS": f"tcp://127.0.0.1:{port}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -20,13 +20,16 @@ from mpc_imaging.models.weights import load_weights, nearest, set_weights
 from mpc_imaging.settings import BackboneSettings, FeatureNorm, ModelSettings
 
 
-def build_backbone(backbone: BackboneSettings, seed: int) -> nn.Module:
-    """The network in eval mode, with the weights in ``backbone.path``, or those that its arguments or the seed give.
+def build_backbone(backbone: BackboneSettings, seed: int, allow_code: Sequence[str] = ()) -> nn.Module:
+    """The network in eval mode, with the weights in ``backbone.path``, or those that the seed gives.
 
+    allow_code: as in `ModelSettings`.
     Raises `ConfigError` for a target, arguments or a layer that do not exist, `ModelError` for weights that do not fit.
     """
     try:
-        module = build(ModelSettings(_target_=backbone._target_, kwargs=backbone.kwargs), seed)
+        module = build(
+            ModelSettings(_target_=backbone._target_, kwargs=backbone.kwargs, allow_code=list(allow_code)), seed
+        )
         if backbone.path:
             set_weights(module, load_weights(backbone.path))
     except ConfigError as error:

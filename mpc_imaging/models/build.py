@@ -1,22 +1,21 @@
-"""Build the model that the configuration names: any class or function that returns a torch module."""
+"""Build the model that the configuration names, of code that it may name (`targets`)."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
-import pkgutil
 import re
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from mpc_imaging.errors import ConfigError
+from mpc_imaging.model_checks import DOWNLOADS, argument_problems
 from mpc_imaging.models.problems import first_line
 from mpc_imaging.models.single_logit import SingleLogit
+from mpc_imaging.models.targets import find, is_torchvision
 from mpc_imaging.models.weights import load_weights, nearest, save_weights
 from mpc_imaging.settings import ModelSettings
 
@@ -31,13 +30,18 @@ def build(model: ModelSettings, seed: int) -> nn.Module:
     """The model in eval mode, initialised from the public seed; torch's global generators stay as they are.
 
     With ``model.single_logit`` it gives a second one: see `SingleLogit`.
-    Raises `ConfigError` for a target that does not exist or arguments that it does not take, with the nearest names.
+    Raises `ConfigError` for a target that does not exist or may not be called, and for arguments that it does not take,
+    with the nearest names.
     """
-    target = _find(model._target_)
+    if problems := [str(problem) for problem in argument_problems(model._target_, model.kwargs)]:
+        raise ConfigError(problems)
+    target = find(model._target_, model.allow_code)
     kwargs = dict(model.kwargs)
     problems = _argument_problems(target, model._target_, kwargs)
     if problems:
         raise ConfigError(problems)
+    if is_torchvision(target):  # some fetch weights unless told not to
+        kwargs |= dict.fromkeys(inspect.signature(target).parameters.keys() & DOWNLOADS)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         try:
@@ -47,43 +51,6 @@ def build(model: ModelSettings, seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError([f"model._target_={model._target_} returns {type(module).__name__}, not a torch.nn.Module"])
     return (SingleLogit(module) if model.single_logit else module).eval()
-
-
-def _find(path: str) -> Callable[..., Any]:
-    """The class or function with a dotted name; only the modules in that name are imported."""
-    parts = path.split(".")
-    if len(parts) < 2 or not all(parts):
-        raise ConfigError(
-            [f"model._target_={path!r} is no dotted name: write one like mpc_imaging.models.zoo.SmallCNN"]
-        )
-    found: Any = _import(parts[0], path, None)
-    for depth, name in enumerate(parts[1:], start=1):
-        if not hasattr(found, name):
-            if not isinstance(found, ModuleType):
-                raise ConfigError([f"model._target_={path}: {'.'.join(parts[:depth])} has no {name}"])
-            found = _import(".".join(parts[: depth + 1]), path, found)
-        else:
-            found = getattr(found, name)
-    if not callable(found):
-        raise ConfigError([f"model._target_={path} is a {type(found).__name__}: name a class or function"])
-    return found
-
-
-def _import(name: str, path: str, parent: ModuleType | None) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name and not name.startswith(f"{error.name}."):
-            raise ConfigError([f"model._target_={path}: importing {name} failed: {error}"]) from error
-    except Exception as error:  # importing runs the user's code
-        raise ConfigError([f"model._target_={path}: importing {name} failed: {first_line(error)}"]) from error
-    last = name.rpartition(".")[2]
-    if parent is None:
-        known = [module.name for module in pkgutil.iter_modules()]
-        raise ConfigError([f"model._target_={path}: there is no module {name}{nearest(last, known)}"])
-    known = [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", []))]
-    known += [key for key, value in vars(parent).items() if callable(value) and not key.startswith("_")]
-    raise ConfigError([f"model._target_={path}: {parent.__name__} has no {last}{nearest(last, known)}"])
 
 
 def _argument_problems(target: Callable[..., Any], path: str, kwargs: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,11 @@ def party_command(party: str, options: list[str]) -> list[str]:
     return [sys.executable, "-m", "mpc_imaging.party", f"party={party}", *options]
 
 
+def allowing(allow_code: Sequence[str]) -> list[str]:
+    """The operator's own word on code, as options for a process that reads all else from a file."""
+    return [option for prefix in allow_code for option in ("--allow-code", prefix)]
+
+
 def launch(run_dir: Path, settings: Settings, progress: bool = True, command: Command = party_command) -> None:
     """Run all parties of ``settings`` in ``run_dir`` to their end, or to the first failure.
 
@@ -78,6 +83,7 @@ def launch(run_dir: Path, settings: Settings, progress: bool = True, command: Co
                 *("--config-file", str(config), "--run-dir", str(run_dir)),
                 *("--certificates", str(certificates / name)),
                 *("--listen-fd", str(listener.fileno()), "--watch-stdin", "--one-machine"),
+                *allowing(settings.model.allow_code),
             ]
             children.start(name, options, listener.fileno(), name == shown)
             listener.close()  # now the party's alone: if it dies, its peers are refused at once

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import SessionError
 
 GENESIS = "0" * 64
@@ -54,9 +55,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate([*lines, ""] if rest else lines):
         try:
-            entry = json.loads(line)
+            entry = strict_json.mapping(strict_json.loads(line))
             stated = entry.pop("hash")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (strict_json.JsonError, KeyError):
             raise SessionError(f"{path.name}, line {number + 1}: not a ledger entry; the file was damaged") from None
         if entry.get("previous") != previous or entry.get("number") != number or _digest(entry) != stated:
             raise SessionError(f"{path.name}, line {number + 1}: the hash chain breaks here; the file was altered")

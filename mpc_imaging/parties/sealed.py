@@ -25,6 +25,7 @@ import torch
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import ConfigError, DataError
 from mpc_imaging.local_files import MAKE_KEY, read_key
 from mpc_imaging.randomness.store_files import StoreError, os_errors, write_durably
@@ -36,6 +37,8 @@ KEY_FILE = "share.key"
 KEY_VARIABLE = "MPC_IMAGING_SHARE_KEY"
 HEADER_LIMIT = 1 << 16  # bytes of JSON
 CONTENT_LIMIT = (1 << 36) - 32  # bytes under one nonce, SP 800-38D, section 5.2.1.1
+
+MAX_STEP = 1 << 48
 
 _MAGIC = b"MPCSHARE"
 _NONCE, _CHECK, _TAG = 12, 16, 16
@@ -146,12 +149,12 @@ def _read_head(file: BinaryIO, name: str) -> _Head:
         raise _damaged(name)
     text = file.read(length)
     try:
-        header = json.loads(text)
-        complete = all(isinstance(header[entry], str) for entry in _BOUND[:3]) and type(header["step"]) is int
-    except (ValueError, RecursionError, TypeError, KeyError):
-        complete = False
-    if not complete:
-        raise _damaged(name)
+        header = strict_json.mapping(strict_json.loads(text))
+        for entry in _BOUND[:3]:
+            strict_json.text(header[entry])
+        strict_json.whole(header["step"], 0, MAX_STEP)
+    except (strict_json.JsonError, KeyError):
+        raise _damaged(name) from None
     return _Head(header, nonce, check, octets, raw + text)
 
 
@@ -163,8 +166,9 @@ def _parsed(content: bytes, name: str) -> tuple[dict[str, torch.Tensor], Any]:
     try:
         tensors = load(content)
         (length,) = struct.unpack_from("<Q", content)
-        notes = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["notes"])
-    except (SafetensorError, ValueError, KeyError, struct.error):
+        metadata = strict_json.loads(content[8 : 8 + length])["__metadata__"]
+        notes = strict_json.loads(metadata["notes"])
+    except (SafetensorError, ValueError, KeyError, TypeError, struct.error):
         raise _damaged(name) from None
     if not all(tensor.dtype is torch.int64 for tensor in tensors.values()):
         raise _damaged(name)

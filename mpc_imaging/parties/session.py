@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import mpc_imaging
+from mpc_imaging import strict_json
 from mpc_imaging.errors import (
     EncodingError,
     PolicyError,
@@ -197,8 +198,8 @@ class Session:
         for name in self.compute:
             if name == self.me:
                 continue
-            theirs = self.mesh.receive_json(name, wait_s=PATIENT_S)
-            if self.rank is not None and theirs != {"plan": digest}:
+            theirs = _plan_digest(self.mesh.receive_json(name, wait_s=PATIENT_S), name, self.me)
+            if self.rank is not None and theirs != digest:
                 raise SessionError(f"{name} and {self.me} made different plans; run both from the same version")
 
     def zero_share(self, shape: torch.Size) -> torch.Tensor:
@@ -220,6 +221,15 @@ def _links(settings: Settings, me: str) -> list[str]:
     return [name for name in order if name in linked and name != me]
 
 
+def _plan_digest(message: object, name: str, me: str) -> str | None:
+    """The digest of a plan that a compute party announced, None if it has no plan."""
+    try:
+        digest = strict_json.entries(message, ["plan"])["plan"]
+        return None if digest is None else strict_json.digest(digest)
+    except strict_json.JsonError as error:
+        raise SessionError(f"{name} told {me} no digest of its plan ({error}); update it or {me}") from None
+
+
 def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
     """Compare version and settings with every peer; the key shared with each."""
     mine = {name: secrets.token_bytes(KEY_BYTES) for name in mesh.peers}
@@ -230,8 +240,15 @@ def _handshake(settings: Settings, mesh: Mesh) -> dict[str, bytes]:
     for name in mesh.peers:
         hello = mesh.receive_json(name)
         try:
-            version, theirs, nonce = str(hello["version"]), dict(hello["settings"]), bytes.fromhex(hello["nonce"])
-        except (TypeError, KeyError, ValueError):
+            # Of another version, nothing else needs to be as it is here.
+            version = strict_json.mapping(hello)["version"]
+            if not isinstance(version, str):
+                raise strict_json.JsonError("no version")
+            if version == mpc_imaging.__version__:
+                strict_json.entries(hello, ["version", "settings", "nonce"])
+                theirs = {key: strict_json.text(value) for key, value in strict_json.mapping(hello["settings"]).items()}
+                nonce = bytes.fromhex(strict_json.text(hello["nonce"]))
+        except (KeyError, ValueError):
             raise SessionError(f"{name} does not speak this package's handshake; update it or {mesh.me}") from None
         if version != mpc_imaging.__version__:
             shown = one_line(version, 40)

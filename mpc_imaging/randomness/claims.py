@@ -33,6 +33,7 @@ def _check_form(name: str, hello: Any, everyone: set[str]) -> None:
             and all(is_index(value, hello["count"]) for value in witness.values())
             and isinstance(hello["store"], str)
             and isinstance(hello["plan"], str)
+            and len(hello) == 6
         )
     except (TypeError, KeyError, AttributeError):
         good = False

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import RandomnessError
 from mpc_imaging.randomness.demands import KINDS, Demand, Product, Selection
 from mpc_imaging.randomness.fields import BitsRef, Field, MaskRef
@@ -198,7 +199,7 @@ def from_json(data: Any) -> Demand:
         if name == Product.name:
             op, params, x, y = rest
             plain = tuple((str(k), _integers(v) if isinstance(v, list) else _integers([v])[0]) for k, v in params)
-            demand: Demand = Product(BilinearOp(op, plain), _mask_ref(x), _mask_ref(y))
+            demand: Demand = Product(BilinearOp(strict_json.text(op), plain), _mask_ref(x), _mask_ref(y))
             _check_work(demand)
         elif name == Selection.name:
             count, shift, rho = rest

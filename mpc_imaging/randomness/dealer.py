@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import RandomnessError, SessionError
 from mpc_imaging.randomness import correlations, phases
 from mpc_imaging.randomness.correlations import Dealt
@@ -66,7 +67,8 @@ def _deal(
                 # The parties take it when they need it, which may be hours later.
                 mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
     for party in compute:
-        mesh.receive_json(party, wait_s=math.inf)
+        if not strict_json.same(mesh.receive_json(party, wait_s=math.inf), {"demands": plan.count}):
+            raise SessionError(f"{party} used another part of its plan than all; run all parties from the same version")
 
 
 def _request(mesh: Mesh, compute: Sequence[str]) -> object:
@@ -79,7 +81,7 @@ def _agreed_plan(mesh: Mesh, compute: Sequence[str], request: object) -> Plan:
     if plan.parties != len(compute):
         raise RandomnessError(f"{compute[-1]} sent {mesh.me} a plan for {plan.parties} compute parties")
     for party in compute:
-        if mesh.receive_json(party, wait_s=math.inf) != {"plan": plan.digest}:
+        if not strict_json.same(mesh.receive_json(party, wait_s=math.inf), {"plan": plan.digest}):
             raise SessionError(f"{party} and {compute[-1]} made different plans; run all from the same version")
     for party in compute:
         mesh.send_json(party, {"plan": plan.digest})
@@ -95,7 +97,7 @@ class PlannedClient(PlannedProvider):
         if rank == plan.parties - 1:
             mesh.send(dealer, Kind.REQUEST, json.dumps(plan.to_json()).encode())
         mesh.send_json(dealer, {"plan": plan.digest})
-        if mesh.receive_json(dealer, wait_s=math.inf) != {"plan": plan.digest}:
+        if not strict_json.same(mesh.receive_json(dealer, wait_s=math.inf), {"plan": plan.digest}):
             raise SessionError(f"{dealer} deals by another plan than {mesh.me}; run all from the same version")
 
     def _receive(self, size: int) -> bytearray:
@@ -180,7 +182,7 @@ def serve_requests(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes]) ->
                 if message:
                     mesh.send(party, Kind.CORRECTION, message, wait_s=math.inf)
     for party in compute:
-        if mesh.receive_json(party, wait_s=math.inf) != log.summary():
+        if not strict_json.same(mesh.receive_json(party, wait_s=math.inf), log.summary()):
             raise SessionError(
                 f"{party} used other randomness than {mesh.me} served; run all parties from the same version"
             )
@@ -191,9 +193,9 @@ def serve_requests(mesh: Mesh, compute: Sequence[str], keys: Sequence[bytes]) ->
 
 def _json(payload: bytearray, sender: str, me: str) -> object:
     try:
-        return json.loads(bytes(payload))
-    except (ValueError, RecursionError):
-        raise RandomnessError(f"{sender} sent {me} a request that is not JSON") from None
+        return strict_json.loads(payload)
+    except strict_json.JsonError as error:
+        raise RandomnessError(f"{sender} sent {me} a request that is {error}") from None
 
 
 class RequestingClient(PartyProvider):
@@ -233,4 +235,5 @@ class RequestingClient(PartyProvider):
                 self._ask()
             self._mesh.send(self._dealer, Kind.REQUEST, b"null")
         self._mesh.send_json(self._dealer, self.log.summary())
-        self._mesh.receive_json(self._dealer, wait_s=math.inf)
+        if self._mesh.receive_json(self._dealer, wait_s=math.inf) != "same":
+            raise SessionError(f"{self._dealer} did not say that all used the same; run all from the same version")

@@ -28,6 +28,7 @@ from mpc_imaging.randomness.demands import (
     TruncationPair,
 )
 from mpc_imaging.randomness.ring import BilinearOp
+from mpc_imaging.strict_json import entries
 
 # What a plan that a peer or a file describes may have: the work of reading it is bounded by the first two, and no
 # session lasts longer than the third.
@@ -210,7 +211,8 @@ class Plan:
     def from_json(cls, data: Any) -> Plan:
         """The plan that a peer or a file describes; anything else raises `RandomnessError`."""
         try:
-            parties, listed = data["parties"], data["segments"]
+            found = entries(data, ["parties", "segments"])
+            parties, listed = found["parties"], found["segments"]
             sizes = [len(items) for _, items in listed]
         except (TypeError, KeyError, ValueError):
             raise RandomnessError("not a plan; write one with python -m mpc_imaging.plan … --write FILE") from None

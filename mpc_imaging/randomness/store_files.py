@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import RandomnessError
 from mpc_imaging.randomness.sealing import OVERHEAD, SIGNATURE, PartOpener, PartSealer
 
@@ -92,9 +93,9 @@ def read_sealed(path: Path, owner: str, absent: str) -> dict[str, Any]:
         except FileNotFoundError:
             raise StoreError(absent) from None
     try:
-        content = json.loads(raw)
+        content = strict_json.mapping(strict_json.loads(raw))
         version, seal = content.pop("version"), content.pop("sha256")
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+    except (strict_json.JsonError, KeyError):
         raise StoreError(f"{name} is damaged; {REDO}") from None
     if isinstance(version, int) and version != VERSION:
         raise other_version(name, version)

@@ -6,7 +6,6 @@ receiver on a machine of its own reports what was revealed to it, and leaves the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import DataError
 from mpc_imaging.report import streaming, wording
 from mpc_imaging.report.html import Details, write_report
@@ -166,7 +166,7 @@ def _read_results(run_folder: Path, settings: Settings) -> list[dict[str, Any]]:
     results = []
     for path in _party_files(run_folder, settings.topology.parties, "result.json"):
         try:
-            results.append(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
+            results.append(strict_json.mapping(strict_json.loads(path.read_bytes())))
         except (OSError, ValueError):
             raise DataError([f"{path} is damaged: run the job again"]) from None
     if not results:
@@ -191,10 +191,6 @@ def _read_outputs(folder: Path, settings: Settings) -> Predictions:
 def _party_files(run_folder: Path, parties: Iterable[str], name: str) -> list[Path]:
     paths = [run_folder / "parties" / party / name for party in parties]
     return [path for path in paths if path.exists()]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def _merge(parts: Sequence[Predictions], plaintext: PlaintextResult | None) -> _Outputs:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 import mpc_imaging
+from mpc_imaging import strict_json
 from mpc_imaging.errors import DataError, SessionError
 from mpc_imaging.parties import sealed
 from mpc_imaging.parties.session import PATIENT_S, Session
@@ -143,7 +144,7 @@ class Checkpoints:
         layout = {name: list(x.shape) for name, x in sorted(content.tensors.items())}
         same = {"point": list(point), "layout": _digest(layout), "privacy": _digest(content.header["privacy"])}
         for name, theirs in session.swap(same).items():
-            if theirs != same:
+            if not strict_json.same(theirs, same):
                 raise SessionError(f"the checkpoints of {name} and {session.me} do not belong together; {AGAIN}")
         tensors = {name: x + session.zero_share(x.shape) for name, x in sorted(content.tensors.items())}
         origin = hashlib.sha256(content.header["session"].encode()).hexdigest()
@@ -233,10 +234,10 @@ def _latest(session: Session, mine: Mapping[tuple[str, int], Path]) -> tuple[str
 
 def _entries(message: object, name: str, me: str) -> set[tuple[str, int]]:
     try:
-        entries = {(str(origin), int(step)) for origin, step in message}
-    except (TypeError, ValueError):
+        pairs = [strict_json.listed(pair, 2) for pair in strict_json.listed(message, MAX_LISTED)]
+        return {(strict_json.digest(origin), strict_json.whole(step, 0, sealed.MAX_STEP)) for origin, step in pairs}
+    except ValueError:
         raise SessionError(f"{name} sent {me} no list of checkpoints; update it or {me}") from None
-    return entries
 
 
 def _point(header: Mapping[str, Any], me: str) -> Point:
@@ -244,9 +245,11 @@ def _point(header: Mapping[str, Any], me: str) -> Point:
 
 
 def _received(message: object, sender: str, me: str) -> Point:
-    if not isinstance(message, list) or len(message) != 3 or not all(type(x) is int and x >= 0 for x in message):
-        raise SessionError(f"{sender} told {me} no place in training to go on from; update it or {me}")
-    return Point(*message)
+    try:
+        epoch, batch, step = (strict_json.whole(x, 0, sealed.MAX_STEP) for x in strict_json.listed(message, 3))
+    except ValueError:
+        raise SessionError(f"{sender} told {me} no place in training to go on from; update it or {me}") from None
+    return Point(epoch, batch, step)
 
 
 def _digest(value: Any) -> str:

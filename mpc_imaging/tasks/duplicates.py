@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpc_imaging import strict_json
 from mpc_imaging.data.quality import ELSEWHERE, ELSEWHERE_LEAKS, Finding
 from mpc_imaging.errors import DataError, DuplicateError, SessionError
 from mpc_imaging.parties import policy
@@ -102,10 +103,12 @@ def _compare(
 
 def _sizes(peer: str, me: str, splits: Sequence[str], message: object) -> dict[str, int]:
     """The number of images of each split that a peer announced. An owner works for each, so there is a limit."""
-    sound = isinstance(message, dict) and set(message) == set(splits)
-    if not sound or not all(type(count) is int and 0 <= count <= MAX_IMAGES for count in message.values()):
-        raise SessionError(f"{peer} announced to {me} no numbers of images of {', '.join(splits)} to compare")
-    return {split: message[split] for split in splits}
+    try:
+        found = strict_json.entries(message, splits)
+        return {split: strict_json.whole(found[split], 0, MAX_IMAGES) for split in splits}
+    except strict_json.JsonError:
+        what = f"{peer} announced to {me} no numbers of images of {', '.join(splits)} to compare"
+        raise SessionError(what) from None
 
 
 def _as_announced(session: Session, peer: str, theirs: Mapping[str, int], announced: Mapping[str, int]) -> None:

@@ -53,7 +53,7 @@ def own_inputs(
     # Imported here: many settings have no backbone.
     from mpc_imaging.models.backbone import build_backbone, digest, extract
 
-    module = build_backbone(backbone, settings.seed)
+    module = build_backbone(backbone, settings.seed, settings.model.allow_code)
     total = sum(map(len, splits.values()))
     tick = None if bar is None else bar.advance
     with contextlib.nullcontext() if bar is None else bar.stage("features of the backbone", total):

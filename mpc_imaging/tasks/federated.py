@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from mpc_imaging import strict_json
 from mpc_imaging.baselines.federated import flat_weights, load_flat, local_update, update_limit
 from mpc_imaging.engine.encoding import decode, encode
-from mpc_imaging.errors import EncodingError
+from mpc_imaging.errors import EncodingError, SessionError
 from mpc_imaging.models.weights import save_weights
 from mpc_imaging.parties import sharing
 from mpc_imaging.parties.session import PATIENT_S
@@ -169,7 +170,10 @@ class Federation:
         if session.rank is not None:
             for owner in self._counts:
                 if owner != session.me:
-                    session.mesh.receive_json(owner, wait_s=PATIENT_S)
+                    said = session.mesh.receive_json(owner, wait_s=PATIENT_S)
+                    # None: nobody says anything in a rehearsal.
+                    if said is not None and not strict_json.same(said, {"trained": True}):
+                        raise SessionError(f"{owner} did not tell {session.me} that it has trained; update one of them")
 
     def _share(self, mine: torch.Tensor | None) -> list[torch.Tensor] | None:
         """At a compute party its shares of what each owner shares in a round; elsewhere None."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mpc_imaging import strict_json
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
@@ -171,13 +172,13 @@ class SessionFeed(Feed):
     def _checked(self, owner: str, said: object) -> list[int] | None:
         if said is None:
             return None
-        count, most = self.counts[owner], self.stream.frames_per_step
-        good = isinstance(said, list) and len(said) <= most and all(type(number) is int for number in said)
-        if good:
-            numbers = [self._last[owner], *said, count]
-            good = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
-        if not good:
-            raise SessionError(f"{owner} announced frames that it cannot have; run all parties from the same version")
+        last, count = self._last[owner], self.counts[owner]
+        try:
+            for number in strict_json.listed(said, self.stream.frames_per_step):
+                last = strict_json.whole(number, last + 1, count - 1)
+        except strict_json.JsonError:
+            what = f"{owner} announced frames that it cannot have; run all parties from the same version"
+            raise SessionError(what) from None
         return said
 
     def __enter__(self) -> SessionFeed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mpc_imaging import strict_json
 from mpc_imaging.engine.encoding import encode
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties import sharing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 IDS_PER_MESSAGE = 4000
 MAX_IMAGES = 10_000_000
+MAX_DIMENSIONS = 4  # of one sample: slices, channels, rows, columns
 # What a pseudonym may look like: it is written into a CSV file that people open in a spreadsheet.
 PSEUDONYM = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
@@ -73,7 +75,11 @@ def announce(
         return _checked(session, splits, mesh.receive_json(leader, wait_s=PATIENT_S), sender=leader)
     others = [peer for peer in mesh.peers if peer != dealer]
     table = {leader: mine} | {name: mesh.receive_json(name, wait_s=PATIENT_S) for name in others}
-    catalogue = _checked(session, splits, table)
+    owners = session.settings.data_owners()
+    for name in others:
+        if name not in owners and table[name] != {}:
+            raise SessionError(f"{name} sent {session.me} numbers of images, and owns none")
+    catalogue = _checked(session, splits, {owner: table[owner] for owner in owners})
     _check_backbones(session, table)
     # What was understood, not what was received: nobody can pass anything on through the first compute party.
     shape = list(catalogue.image_shape)
@@ -176,20 +182,25 @@ def _pass_on(
 
 
 def _strings(sender: str, message: object) -> list[str]:
-    if not isinstance(message, list) or not all(isinstance(name, str) for name in message):
-        raise SessionError(f"{sender} sent something else than a list of pseudonyms")
-    return message
+    try:
+        return [strict_json.text(name) for name in strict_json.listed(message, IDS_PER_MESSAGE)]
+    except strict_json.JsonError:
+        raise SessionError(f"{sender} sent something else than a list of pseudonyms") from None
 
 
 def _checked(session: Session, splits: Sequence[str], table: object, sender: str | None = None) -> Catalogue:
     """The catalogue in a message of ``sender``; None: put together here from the messages of all."""
     owners = session.settings.data_owners()
+    read, whose = {}, f"{sender} sent"
     try:
-        counts = {owner: {split: _count(table[owner]["counts"][split]) for split in splits} for owner in owners}
-        shapes = {owner: tuple(_count(size) for size in table[owner]["shape"]) for owner in owners}
-    except (TypeError, KeyError, ValueError):
-        whose = f"{sender} sent" if sender else "a data owner announced"
+        parts = strict_json.entries(table, owners)
+        for owner in owners:
+            whose = f"{sender or owner} sent"
+            read[owner] = _announced(parts[owner], splits, backbones=sender is None)
+    except strict_json.JsonError:
         raise SessionError(f"{whose} {session.me} no numbers of images as they should be") from None
+    counts = {owner: found for owner, (found, _) in read.items()}
+    shapes = {owner: shape for owner, (_, shape) in read.items()}
     if set(shapes.values()) != {sample_shape(session.settings)}:
         raise SessionError(
             "image shapes differ from data.slices, data.channels and data.image_size: "
@@ -202,11 +213,17 @@ def _checked(session: Session, splits: Sequence[str], table: object, sender: str
     return Catalogue(counts, shapes[owners[0]])
 
 
-def _count(value: object) -> int:
-    """A whole number that a peer announced. A party takes memory for it, so it has a limit."""
-    if type(value) is not int or not 0 <= value <= MAX_IMAGES:
-        raise ValueError(value)
-    return value
+def _announced(part: object, splits: Sequence[str], backbones: bool) -> tuple[dict[str, int], tuple[int, ...]]:
+    """The counts and the shape that an owner announced. A party takes memory for them, so they have a limit.
+
+    backbones: whether the digest of one may be there too. Raises `JsonError`.
+    """
+    found = strict_json.entries(part, ["counts", "shape"], ["backbone"] if backbones else [])
+    if "backbone" in found:
+        strict_json.digest(found["backbone"])
+    counts = strict_json.entries(found["counts"], splits)
+    shape = tuple(strict_json.whole(size, 0, MAX_IMAGES) for size in strict_json.listed(found["shape"], MAX_DIMENSIONS))
+    return {split: strict_json.whole(counts[split], 0, MAX_IMAGES) for split in splits}, shape
 
 
 def share_images(

@@ -90,9 +90,9 @@ def _joined_shares(settings: Settings) -> dict[str, torch.Tensor]:
     return {name: decode(value, int(metadata["fraction_bits"]), torch.float32) for name, value in total.items()}
 
 
-def _settings(run: Path) -> Settings:
+def _settings(run: Path, allow_code: list[str]) -> Settings:
     try:
-        return config.load(run / "settings.yaml")
+        return config.load(run / "settings.yaml", allow_code=allow_code)
     except (OSError, yaml.YAMLError) as error:
         what = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError([f"{run}: no settings.yaml to read there ({what}); give the folder of a run"]) from None
@@ -104,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run folder, such as outputs/2026-01-31/10-00-00-000000_demo_123")
     parser.add_argument("--one-machine", action="store_true", help=argparse.SUPPRESS)
     hardening.harden()
+    parser.add_argument("--allow-code", action="append", default=[], metavar="PACKAGE", help="as the run was given it")
     arguments = parser.parse_args(argv)
     run = arguments.run
     os.umask(0o077)
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
                 "only python -m mpc_imaging, which ran all parties on this machine, makes the report over all of them"
             )
             raise ConfigError([f"{run}: {what}; else each party reports what was revealed to it"])
-        settings = _settings(run)
+        settings = _settings(run, arguments.allow_code)
         # On the same number of threads as a party, so that plaintext training is the same on every machine.
         torch.set_num_threads(1)
         write_joint_report(run, settings, *plaintext_baselines(run, settings))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import SessionError
 from mpc_imaging.parties.session import PATIENT_S
 from mpc_imaging.settings import StopMetric
@@ -131,7 +132,8 @@ class BestEpoch:
             return stop
         leader = session.compute[0]
         message = session.mesh.receive_json(leader, wait_s=PATIENT_S)
-        stop = message.get("stop") if isinstance(message, dict) else None
-        if type(stop) is not bool:
-            raise SessionError(f"{leader} did not tell {session.me} whether to stop; update it or {session.me}")
-        return stop
+        try:
+            return strict_json.truth(strict_json.entries(message, ["stop"])["stop"])
+        except strict_json.JsonError:
+            what = f"{leader} did not tell {session.me} whether to stop; update it or {session.me}"
+            raise SessionError(what) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from mpc_imaging import strict_json
 from mpc_imaging.baselines.plaintext import train_plaintext
 from mpc_imaging.data import load_whole_split
 from mpc_imaging.engine.encoding import decode, encode
@@ -290,7 +291,7 @@ def read_shares(session: Session, state: Mapping[str, torch.Tensor]) -> tuple[di
         raise DataError(problems)
     origin = hashlib.sha256(header["session"].encode()).hexdigest()
     for name, theirs in session.swap({"origin": origin}).items():
-        if theirs != {"origin": origin}:
+        if not strict_json.same(theirs, {"origin": origin}):
             raise SessionError(
                 f"{name} and {session.me} hold shares of different training runs; give both the same run's"
             )

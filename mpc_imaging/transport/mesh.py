@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from mpc_imaging import strict_json
 from mpc_imaging.errors import ConfigError, MPCImagingError, PeerLostError, TransportError
 from mpc_imaging.transport import renewal
 from mpc_imaging.transport.certificates import CertificateError, Credentials
@@ -153,12 +154,12 @@ class Mesh:
         self.send(peer, Kind.CONTROL, payload)
 
     def receive_json(self, peer: str, wait_s: float | None = None) -> Any:
-        """The object in the next CONTROL frame. Raises `FrameError` if it is no strict JSON."""
+        """The object in the next CONTROL frame. Raises `FrameError` if it is not what `strict_json` reads."""
         payload = self.receive(peer, Kind.CONTROL, limit=CONTROL_LIMIT, wait_s=wait_s)
         try:
-            return json.loads(payload.decode(), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            refusal = FrameError(peer, self.me, self._channels[peer].receive_step - 1, "CONTROL is not JSON in UTF-8")
+            return strict_json.loads(payload)
+        except strict_json.JsonError as error:
+            refusal = FrameError(peer, self.me, self._channels[peer].receive_step - 1, f"CONTROL is {error}")
             self._fail(refusal)
             raise refusal from error
 
@@ -307,10 +308,6 @@ class Mesh:
 def _public(error: BaseException) -> str:
     """What peers may know of an error: the package's own messages carry no data, those of others might."""
     return str(error) if isinstance(error, MPCImagingError) else type(error).__name__
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _check_topology(

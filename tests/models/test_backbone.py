@@ -62,7 +62,7 @@ def test_features_are_the_input_of_the_last_linear_layer() -> None:
 
 def test_the_last_is_the_one_that_runs_last() -> None:
     backbone = mine("Backwards", features=7)
-    module = build_backbone(backbone, 0)
+    module = build_backbone(backbone, 0, [__name__])
     images = IMAGES[:, :, :4, :4]
     torch.testing.assert_close(extract(module, images, backbone), module.first(images.flatten(1)))
 
@@ -147,13 +147,13 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_run(backbone: BackboneSettings, expected: str) -> None:
     with pytest.raises(ModelError, match=expected):
-        extract(build_backbone(backbone, 0), IMAGES, backbone)
+        extract(build_backbone(backbone, 0, [__name__]), IMAGES, backbone)
 
 
 def test_a_layer_that_is_not_used() -> None:
     backbone = mine("Backwards", features=7, layer="unused")
     with pytest.raises(ModelError, match="does not use unused"):
-        extract(build_backbone(backbone, 0), IMAGES[..., :4, :4], backbone)
+        extract(build_backbone(backbone, 0, [__name__]), IMAGES[..., :4, :4], backbone)
 
 
 def test_features_that_are_not_finite() -> None:

@@ -18,7 +18,7 @@ ZOO = "mpc_imaging.models.zoo"
 
 
 def settings(target: str, **kwargs: object) -> ModelSettings:
-    return ModelSettings(_target_=target, kwargs=kwargs)
+    return ModelSettings(_target_=target, kwargs=kwargs, allow_code=[__name__, "broken_user_module"])
 
 
 def problems_of(target: str, **kwargs: object) -> list[str]:
@@ -71,12 +71,12 @@ def not_a_module() -> dict:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("SmallCNN", "is no dotted name: write one like mpc_imaging.models.zoo.SmallCNN"),
+        ("SmallCNN", "is no dotted name; write package.module.Class"),
         (f"{ZOO}.SmallCN", "mpc_imaging.models.zoo has no SmallCN: did you mean SmallCNN?"),
         ("mpc_imaging.models.zo.SmallCNN", "mpc_imaging.models has no zo: did you mean zoo?"),
-        ("torchvison.models.resnet18", "there is no module torchvison: did you mean torchvision?"),
+        ("torchvison.models.resnet18", "is not in mpc_imaging.models, torchvision.models or torch.nn"),
         ("torchvision.models.resnet19", "torchvision.models has no resnet19: did you mean resnet1"),
-        (f"{ZOO}.SmallCNN.build", "mpc_imaging.models.zoo.SmallCNN has no build"),
+        (f"{ZOO}.SmallCNN.build", "mpc_imaging.models.zoo.SmallCNN is no module; name a class"),
         ("torchvision.models.resnet", "is a module: name a class or function"),
         ("tests.models.test_build.not_a_module", "returns dict, not a torch.nn.Module"),
         ("tests.models.test_build.fail", "cannot be built with them: RuntimeError: out of ideas"),

@@ -159,3 +159,21 @@ def test_a_model_that_cannot_run_is_found_before_anything_is_shared(tmp_path):
     assert run.code == 1 and "Traceback" not in run.output
     assert "model problem" in run.output.splitlines()[-1]
     assert {event for event, _ in run.events("hospital_a")} == {"session", "abort"}
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_runs_where_its_operator_allows_it(tmp_path):
+    own = ("from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, pixels, classes):\n"
+           "        super().__init__(nn.Flatten(), nn.Linear(pixels, classes))\n")  # fmt: skip
+    (tmp_path / "my_package.py").write_text(own)
+    named = [*TINY, "model._target_=my_package.Net", "model.kwargs={pixels: 144, classes: 2}"]
+    run = mpc_imaging(*named, cwd=tmp_path)
+    assert run.code == 2 and run.folder is None
+    assert "add model.allow_code=[my_package] to your own command line" in run.output
+    run = mpc_imaging(*named, "model.allow_code=[my_package]", cwd=tmp_path)
+    assert run.code == 0, run.output
+    assert run.metrics["fidelity"]["label_agreement"] == 1.0
+    again = mpc_imaging(
+        "--config-dir", str(run.folder / ".hydra"), "--config-name", "config", "model.allow_code=[other]", cwd=tmp_path
+    )
+    assert again.code == 2 and "allow_code" in again.output

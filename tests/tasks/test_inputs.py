@@ -115,15 +115,31 @@ def test_only_what_was_understood_is_passed_on(consortium):
     parties = consortium("outside")
     own = _own(parties)
 
-    def chatty(session):
-        more = {"counts": {"train": 2, "test": 1, "patient": "DOE"}, "shape": [1, 2, 2], "note": "DOE"}
-        session.mesh.send_json("a", more)
+    def reader(session):
+        session.mesh.send_json("a", {"counts": {"train": 2, "test": 1}, "shape": [1, 2, 2]})
         return session.mesh.receive_json("a", wait_s=float("inf"))
 
     everybody = {name: _announcing(own) for name in parties.names}
-    table = parties.all(everybody | {"h2": chatty})["h2"]
+    table = parties.all(everybody | {"h2": reader})["h2"]
     assert table["h2"] == {"counts": {"train": 2, "test": 1}, "shape": [1, 2, 2]}
     assert set(table) == {"h1", "h2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("h2", {"counts": {"train": 2, "test": 1, "patient": "DOE"}, "shape": [1, 2, 2]}),
+        ("h2", {"counts": {"train": 2, "test": 1}, "shape": [1, 2, 2], "note": "DOE"}),
+        ("vendor", {"note": "DOE"}),
+    ],
+    ids=str,
+)
+def test_what_nobody_asked_for_is_refused_and_not_passed_on(consortium, name, more):
+    parties = consortium("outside")
+    own = _own(parties)
+    everybody = {party: _announcing(own) for party in parties.names}
+    results = parties.run(everybody | {name: lambda session: session.mesh.send_json("a", more)})
+    assert isinstance(results["a"], SessionError) and str(results["a"]).startswith(f"{name} sent a ")
     assert not any(b"DOE" in payload for sender, _, _, payload in parties.frames if sender == "a")
 
 
