@@ -12,6 +12,7 @@ import pytest
 from mpc_imaging import app
 from mpc_imaging.errors import ConfigError
 from mpc_imaging.parties.launcher import LaunchError
+from mpc_imaging.parties.parts import TRIAL
 from mpc_imaging.settings import Settings, load
 
 SCORES = {"accuracy": 0.75, "auc": 0.9, "sensitivity": 0.5, "specificity": 1.0, "f1": 0.6667, "mcc": 0.5774}
@@ -124,6 +125,9 @@ def test_a_relative_store_is_made_absolute_and_must_exist(
     assert app.main(argv) == 2
     assert capsys.readouterr().err.startswith("error: randomness.store: there is no store; write a path that exists")
     (tmp_path / "store").mkdir()
+    assert app.main(argv) == 2
+    assert "the parts of this store cannot be opened here" in capsys.readouterr().err
+    (tmp_path / "store" / TRIAL).mkdir()
     assert app.main(argv) == 0, "where the dealer is does not matter"
     assert parties.seen[0].randomness.store == str(tmp_path / "store")
 

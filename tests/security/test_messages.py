@@ -245,7 +245,11 @@ READERS = {
     "plan file": Reader(_file(lambda path: read_plan(path, INSIDE)), PLAN.to_json()),
     "store": Reader(
         _file(lambda path: store_files.read_sealed(path, "a", "absent")),
-        {"version": 1, "next": 3, "sha256": store_files._seal({"version": 1, "next": 3})},
+        {
+            "version": store_files.VERSION,
+            "next": 3,
+            "sha256": store_files._seal({"version": store_files.VERSION, "next": 3}),
+        },
     ),
     "ledger": Reader(
         _file(ledger.read, lambda raw: raw + b"\n"),
