@@ -96,7 +96,7 @@ class OurParty:
         with (
             Session.open(self._settings, self._name, self._folder, self._folder, listener, one_machine=True) as session,
             _ready_for(session),
-            randomness(session, self._plan) as provider,
+            randomness(session, self._plan, None) as provider,
             engine(session, provider) as meter,
         ):
             _meet(session)

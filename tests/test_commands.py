@@ -37,9 +37,9 @@ def test_a_table_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_run_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert joint.main([str(tmp_path)]) == 1
+    assert joint.main([str(tmp_path), "--one-machine"]) == 1
     wanted = f"{tmp_path}: no settings.yaml to read there (No such file or directory); give the folder of a run"
     assert capsys.readouterr().err.rstrip().endswith(wanted)
     (tmp_path / "settings.yaml").write_text("a: [")
-    assert joint.main([str(tmp_path)]) == 1
+    assert joint.main([str(tmp_path), "--one-machine"]) == 1
     assert "Traceback" not in (text := capsys.readouterr().err) and "no settings.yaml to read there" in text

@@ -62,7 +62,7 @@ def _party(name: str, folder: Path, listener: socket.socket, masks_off: bool) ->
     os._exit(
         party.main([
             f"party={name}", "--config-file", str(folder / "settings.yaml"), "--run-dir", str(folder),
-            "--certificates", str(folder / name), "--listen-fd", str(listener.detach()),
+            "--certificates", str(folder / name), "--listen-fd", str(listener.detach()), "--one-machine",
         ])
     )  # fmt: skip
 
