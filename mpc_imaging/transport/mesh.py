@@ -159,7 +159,9 @@ class Mesh:
         try:
             return strict_json.loads(payload)
         except strict_json.JsonError as error:
-            refusal = FrameError(peer, self.me, self._channels[peer].receive_step - 1, f"CONTROL is {error}")
+            refusal = FrameError(
+                peer, self.me, self._channels[peer].receive_step - 1, f"CONTROL cannot be read ({error})"
+            )
             self._fail(refusal)
             raise refusal from error
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpc_imaging.errors import MPCImagingError, PeerLostError, RandomnessError, SessionError
-from mpc_imaging.randomness import correlations
+from mpc_imaging.randomness import correlations, dealer as dealer_module
 from mpc_imaging.randomness.dealer import (
     PLAN_LIMIT,
     REQUEST_LIMIT,
@@ -463,3 +463,12 @@ def test_a_party_that_fails_tells_the_others_why(planned):
     results = planned(take, fail)
     for party in (A, DEALER):
         assert isinstance(results[party], PeerLostError) and "lost its shares" in str(results[party])
+
+
+@pytest.mark.parametrize(
+    "message", [{"demands": 5}, {"demands": -1}, {"demands": True}, {"demands": 3, "more": 1}, None]
+)
+def test_a_party_says_how_much_of_its_plan_it_used(message):
+    assert dealer_module._demands({"demands": 3}, A, 4) == 3, "fewer, where frames of a cine were dropped"
+    with pytest.raises(SessionError, match=f"{A} did not say how much of its plan it used"):
+        dealer_module._demands(message, A, 4)

@@ -99,7 +99,7 @@ def test_every_byte_of_the_json_files_counts(tmp_path, name):
         ("store.json", {"signature": "00"}, "damaged, or not what dealer wrote"),
         ("store.json", {"signature": None}, "damaged, or not what dealer wrote"),
         ("store.json", {"certificate": 3}, "damaged, or not what dealer wrote"),
-        ("store.json", {"certificate": "\ud800"}, "damaged, or not what dealer wrote"),
+        ("store.json", {"certificate": "\ud800"}, "is damaged"),
         ("store.json", {"certificate": ""}, "the dealer's certificate in a's store is not a party's certificate"),
         ("store.json", {"dealer": "other"}, "damaged, or not what dealer wrote"),
         ("store.json", {"parties": ["a"]}, "damaged, or not what dealer wrote"),
@@ -129,7 +129,7 @@ def test_nonsense_that_the_dealer_signed(tmp_path, change):
     del facts["signature"]
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
     write_sealed(path, {**facts, "signature": part_sealers()[0].sign("part of a store", canonical).hex()})
-    with pytest.raises(StoreError, match="damaged, or not what dealer wrote"):
+    with pytest.raises(StoreError, match="damaged"):
         open_store(tmp_path)
 
 

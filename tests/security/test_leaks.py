@@ -264,7 +264,7 @@ def test_a_fault_of_the_report_quotes_nothing(consortium, monkeypatch, capsys):
     """What nobody foresaw may quote anything, and the report's errors go into the run folder and to the terminal."""
     name = Aviary(random.Random(1)).words("a header")
 
-    def fail(*_):
+    def fail(*_, **__):
         int(name)
 
     monkeypatch.setattr(joint.config, "load", fail)

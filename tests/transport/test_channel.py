@@ -81,7 +81,7 @@ def test_a_limit_holds_where_the_size_is_open(town: Town):
 def test_control_must_be_strict_json(town: Town, payload: bytes):
     mesh, raw = town.mesh_and_raw()
     raw.send(Kind.CONTROL, payload)
-    with pytest.raises(FrameError, match="step 2: CONTROL is not JSON"):
+    with pytest.raises(FrameError, match=r"step 2: CONTROL cannot be read \((no JSON|a number|lists more)"):
         mesh.receive_json(B)
 
 
