@@ -60,7 +60,7 @@ def _core_limits(pid: int) -> list[str]:
     return next(line for line in lines if line.startswith("Max core file size")).split()[4:6]
 
 
-@pytest.mark.parametrize("name", ["hospital_a", "dealer"])
+@pytest.mark.parametrize("name", ["hospital_a", pytest.param("dealer", marks=pytest.mark.slow)])
 def test_a_party_and_the_dealer(tmp_path: Path, name: str) -> None:
     """It waits in vain for its peers: long enough to be looked at."""
     process = _start(tmp_path, *_party(tmp_path, name))

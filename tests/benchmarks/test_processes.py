@@ -39,6 +39,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_named_with_its_last_line():
     before = _workers(os.getpid())  # other tests keep parties alive in this process
     with pytest.raises(BenchmarkError, match=r"^ours, (party0|party1|dealer): KeyError: 'nonsense'$") as caught:

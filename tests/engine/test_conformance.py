@@ -133,7 +133,7 @@ def _found(parties, folder, names, before):
 FEW = [name for name in EDGES if name.startswith("tie") or name.endswith(": scalar")]
 
 
-@pytest.mark.parametrize(("parties", "before"), [(2, True), (3, False)])
+@pytest.mark.parametrize(("parties", "before"), [(2, True), pytest.param(3, False, marks=pytest.mark.slow)])
 def test_public_api(parties, before, tmp_path):
     """All at once, since starting the parties takes longer than most cases."""
     more = FEW + [*COMPLETIONS, *modules.MODULES] if parties == 2 else []

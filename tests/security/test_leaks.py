@@ -140,6 +140,7 @@ def test_inference_with_dicom_results_and_broken_files(consortium):
     assert b'"settings":{' in b"".join(consortium.sent()), "the tape has what was sent before encryption"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails(consortium):
     for name in HOSPITALS:
         consortium.hospital(name, test=2)

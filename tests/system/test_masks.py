@@ -36,6 +36,7 @@ TRAIN = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_on_masks_follows_plaintext(tmp_path):
     run = _run(tmp_path, *TRAIN)
     assert run.code == 0, run.output

@@ -37,6 +37,7 @@ def _run(tmp_path, *overrides):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_on_several_labels(tmp_path):
     run = _run(tmp_path)
     assert run.code == 0, run.output

@@ -130,6 +130,7 @@ def test_training_that_diverges_names_the_step_to_all(tmp_path):
         assert set(_reveals(run, party)) == {"range_ok"}, "no loss, no metrics, no layer"
 
 
+@pytest.mark.slow
 def test_a_planted_weight_names_its_layer(tmp_path):
     state = MLP(image_size=12).state_dict()
     state["classifier.3.weight"] = state["classifier.3.weight"].abs() + 3000

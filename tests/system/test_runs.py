@@ -93,6 +93,7 @@ def test_share_files_of_different_runs_are_refused(trained, tmp_path):
     assert "shares of different training runs" in run.output.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_outsourced_owners_leave_and_receivers_wait(tmp_path):
     """Four hospitals and a vendor, two clouds; outputs of all images to the vendor, counts to hospital_a."""
     run = _ok(
@@ -128,6 +129,7 @@ def test_three_hospitals_train_with_counts_only(tmp_path):
     assert not list(run.folder.glob("parties/*/predictions.csv"))
 
 
+@pytest.mark.slow
 def test_predictions_without_scores_and_public_weights(tmp_path):
     run = _ok(
         mpc_imaging(

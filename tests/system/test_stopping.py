@@ -1,5 +1,7 @@
 """Training that stops early, with real processes and the real dealer: every phase with a plan of its own."""
 
+import pytest
+
 from mpc_imaging import settings as config
 from mpc_imaging.parties import ledger
 from mpc_imaging.randomness import phases
@@ -9,6 +11,7 @@ from tests.system.command import TINY, mpc_imaging
 HOSPITALS = ("hospital_a", "hospital_b")
 
 
+@pytest.mark.slow
 def test_training_stops_when_nothing_gets_better(tmp_path):
     """At a rate of nearly nothing no epoch is better than the first; nothing but the policy's values is opened."""
     run = mpc_imaging(
