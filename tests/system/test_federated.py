@@ -46,7 +46,8 @@ def _alike(first, second, tolerance=0.0):
 def test_two_hospitals(tmp_path):
     run = _run(tmp_path)
     opened = [value for event, value in run.events("hospital_b") if event == "reveal"]
-    assert opened == ["update", "loss", "metrics", "auc"] * 2 + ["logits", "metrics", "auc", "weights"]
+    each = ["update", "loss", "range_ok", "metrics", "auc"]
+    assert opened == [*each, *each, "range_ok", "logits", "metrics", "auc", "weights"]
     entries = ledger.read(run.folder / "parties" / "hospital_b" / "ledger.jsonl")
     to = [set(entry["to"]) for entry in entries if entry["event"] == "reveal" and entry["value"] == "update"]
     assert to == [{"hospital_a", "hospital_b"}] * 2
