@@ -280,7 +280,7 @@ def test_ten_million_truncations_and_relus(comparison):
 
         def program(ctx, x):
             y, sign = compare.relu(ctx, x, shift)
-            return y, sign.value()
+            return y, -sign.value()  # a ReLU compares -x
 
         (y, value), _ = run(program, 2, x, comparison=comparison)
         off = value - (x >> shift)
