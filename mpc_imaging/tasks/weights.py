@@ -181,7 +181,8 @@ def share_bounds(session: Session, prepared: fx.GraphModule) -> Bounds:
         return {}
     bits, source, owner = settings.protocol.fraction_bits, settings.model.weights.source, settings.model_owner()
     every = headroom.bounded_inputs(prepared, bits)
-    inputs, halves = [each for each in every if each.weight is not None], None
+    # Of a model whose weights are all computed from others there are none.
+    inputs, halves = [each for each in every if each.weight is not None], torch.empty(0, dtype=torch.int64)
     if session.me == owner or (source is WeightsSource.seed and session.rank is not None):
         halves = headroom.half_bounds(prepared, inputs, bits)
     secret = source is not WeightsSource.seed and settings.model.weights.secret
@@ -195,7 +196,7 @@ def share_bounds(session: Session, prepared: fx.GraphModule) -> Bounds:
 
 
 def _halves_of_owner(
-    session: Session, owner: str, secret: bool, halves: torch.Tensor | None, count: int
+    session: Session, owner: str, secret: bool, halves: torch.Tensor, count: int
 ) -> torch.Tensor | None:
     name, shape = "bounds of inputs", torch.Size([count])
     if not secret:
